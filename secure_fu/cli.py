@@ -1,0 +1,145 @@
+"""The command line: `secure-fu simulate`, `secure-fu ledger`. The only place that draws progress, colours and tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from secure_fu.errors import ArgumentError, ConfigError, DataError, RunDirectoryError, SecureFUError
+
+__all__ = ["app", "main"]
+
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated unlearning that can be proved.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Federated unlearning that can be proved: secure sums of clipped, noised, encrypted contributions."""
+
+
+class _PhaseBars:
+    """One progress bar a phase, on a terminal; nothing in a pipe."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+
+    def phase(self, title: str, steps: int) -> None:
+        if self._task is not None:
+            total = self._progress.tasks[-1].total
+            self._progress.update(self._task, completed=total)
+        self._task = self._progress.add_task(title, total=steps)
+
+    def advance(self) -> None:
+        if self._task is not None:
+            self._progress.advance(self._task)
+
+
+@contextmanager
+def _phase_bars(console: Console) -> Iterator[_PhaseBars]:
+    with Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield _PhaseBars(progress)
+
+
+@app.command()
+def simulate(
+    config: Annotated[Path | None, typer.Argument(help="A TOML file; see docs/simulation.md.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset instead of a file; digits-silos unless given.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as training.rounds=20.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory, new or empty; runs/NAME-TIME unless given.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of data split, initial model and scenario; never of noise or keys.", min=0)
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder or file with the data, for presets that need it.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="bfv, or plain: INSECURE, for comparison only.")] = None,
+    insecure_deterministic: Annotated[
+        bool, typer.Option("--insecure-deterministic", help="INSECURE, for tests: make noise and sampling from the seed.")
+    ] = False,
+) -> None:
+    """Train a federation, delete, unlearn with every method, compare with retraining, write a report."""
+    from secure_fu.config import load_config, load_preset, with_overrides
+    from secure_fu.learning import limit_threads
+    from secure_fu.report import terminal_table
+    from secure_fu.simulation import Simulation
+
+    console = Console()
+    if config is not None and preset is not None:
+        raise ConfigError("--preset", preset, "either a configuration file or a preset, not both")
+    limit_threads()
+    chosen = load_config(config) if config is not None else load_preset(preset or "digits-silos")
+    overrides = list(set_ or [])
+    if seed is not None:
+        overrides.append(f"seed={seed}")
+    if scheme is not None:
+        overrides.append(f'protocol.scheme="{scheme}"')
+    chosen = with_overrides(chosen, overrides)
+    target = out if out is not None else Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with _phase_bars(Console(stderr=True)) as bars:
+        result = Simulation(
+            chosen, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic, progress=bars
+        ).run()
+    console.print(terminal_table(result))
+    console.print(f"Report: {target / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def ledger(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+) -> None:
+    """Show what each branch of a run has spent, and on what."""
+    from secure_fu.privacy import PrivacyLedger
+    from secure_fu.report.ledger_table import ledger_table
+
+    path = run_dir / "ledger.sqlite"
+    if not path.is_file():
+        raise RunDirectoryError(f"RUN_DIR is {str(run_dir)!r}, which holds no ledger.sqlite; expected the folder of a run")
+    with PrivacyLedger.open(path) as opened:
+        Console().print(ledger_table(opened))
+
+
+def main() -> None:
+    """Entry point of `secure-fu`. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("secure-fu: interrupted; what was done stays in the run directory, marked incomplete", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except (ArgumentError, ConfigError, DataError, RunDirectoryError) as error:
+        print(f"secure-fu: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except SecureFUError as error:
+        print(f"secure-fu: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -1,0 +1,383 @@
+"""The configuration of a simulation: frozen, checked when made, read from and written to TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from secure_fu.errors import ConfigError
+
+__all__ = [
+    "DataConfig",
+    "DeletionConfig",
+    "ModelConfig",
+    "PrivacyConfig",
+    "ProtocolConfig",
+    "SimulationConfig",
+    "TrainingConfig",
+    "UnlearningConfig",
+    "from_dict",
+    "load_config",
+    "load_preset",
+    "preset_names",
+    "to_toml",
+    "with_overrides",
+]
+
+Scalar = str | int | float | bool
+
+
+def _one_of(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(key, value, f"one of {', '.join(known)}{hint}")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise ConfigError(key, value, f"a finite number of at least {least}")
+
+
+def _positive(key: str, value: float) -> None:
+    if not 0.0 < value < float("inf"):
+        raise ConfigError(key, value, "a positive finite number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where records come from and how they are spread over clients.
+
+    Attributes:
+        source: `digits`, `breast-cancer`, `idx` (a folder of IDX files), `csv` or `npz`.
+        path: of the folder or file, for the last three; `--data-dir` overrides it.
+        label_column, group_column: names of CSV columns (`groups` is an array of that name in an NPZ file).
+        test_fraction: of the records, held out, where the source does not bring a test set.
+        clients: how many; named `<client_prefix>-00` and so on.
+        partition: `iid`, `dirichlet`, `label` or `group`.
+        alpha: of the Dirichlet partition.
+        records: use only this many training records, chosen by the seed; 0 for all.
+    """
+
+    source: str
+    path: str = ""
+    label_column: str = "label"
+    group_column: str = ""
+    test_fraction: float = 0.2
+    clients: int = 10
+    client_prefix: str = "silo"
+    partition: str = "iid"
+    alpha: float = 0.5
+    records: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, ("digits", "breast-cancer", "idx", "csv", "npz"))
+        _one_of("data.partition", self.partition, ("iid", "dirichlet", "label", "group"))
+        if not 0.0 < self.test_fraction < 1.0:
+            raise ConfigError("data.test_fraction", self.test_fraction, "a number between 0 and 1, both excluded")
+        _at_least("data.clients", self.clients, 2)
+        _positive("data.alpha", self.alpha)
+        _at_least("data.records", self.records, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model: `mlp` with hidden layers, or `logistic`."""
+
+    kind: str = "mlp"
+    hidden: tuple[int, ...] = (32,)
+
+    def __post_init__(self) -> None:
+        _one_of("model.kind", self.kind, ("mlp", "logistic"))
+        if self.kind == "mlp" and (not self.hidden or min(self.hidden) < 1):
+            raise ConfigError("model.hidden", list(self.hidden), "a list of at least one positive width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How the model is trained; see :class:`secure_fu.training.Recipe`.
+
+    Attributes:
+        unit: `record`, `group` or `client`.
+        nominal_units: public number of units that the federation is designed for, which sums are divided by; 0 takes the
+            number that the data set has, itself taken as public.
+        local_epochs, local_batch_size, local_learning_rate: for the client unit.
+    """
+
+    unit: str = "record"
+    rounds: int = 100
+    learning_rate: float = 0.3
+    momentum: float = 0.9
+    clip_norm: float = 1.0
+    sampling_rate: float = 0.25
+    nominal_units: int = 0
+    local_epochs: int = 1
+    local_batch_size: int = 20
+    local_learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        _one_of("training.unit", self.unit, ("record", "group", "client"))
+        _at_least("training.rounds", self.rounds, 1)
+        _positive("training.learning_rate", self.learning_rate)
+        _positive("training.clip_norm", self.clip_norm)
+        if not 0.0 <= self.momentum < 1.0:
+            raise ConfigError("training.momentum", self.momentum, "a number in [0, 1)")
+        if not 0.0 < self.sampling_rate <= 1.0:
+            raise ConfigError("training.sampling_rate", self.sampling_rate, "a number in (0, 1]")
+        if self.unit == "client" and self.sampling_rate != 1.0:
+            raise ConfigError("training.sampling_rate", self.sampling_rate, "1.0 for the client unit")
+        _at_least("training.nominal_units", self.nominal_units, 0)
+        _at_least("training.local_epochs", self.local_epochs, 1)
+        _at_least("training.local_batch_size", self.local_batch_size, 1)
+        _positive("training.local_learning_rate", self.local_learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """The budget of each unit, for training and one unlearning branch together.
+
+    Attributes:
+        epsilon, delta: the budget.
+        noise_multiplier: 0 takes the smallest that keeps training and the longest branch within the budget.
+        deletion_reserve: fraction of the Renyi budget that training leaves untouched, so that a deletion is never blocked.
+    """
+
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    noise_multiplier: float = 0.0
+    deletion_reserve: float = 0.5
+
+    def __post_init__(self) -> None:
+        _positive("privacy.epsilon", self.epsilon)
+        if not 0.0 < self.delta < 1.0:
+            raise ConfigError("privacy.delta", self.delta, "a number between 0 and 1, both excluded")
+        _at_least("privacy.noise_multiplier", self.noise_multiplier, 0.0)
+        if not 0.0 <= self.deletion_reserve < 1.0:
+            raise ConfigError("privacy.deletion_reserve", self.deletion_reserve, "a number in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """The secure sum.
+
+    Attributes:
+        scheme: `bfv`, or `plain` for comparison only: it is insecure.
+        minimum_cohort: fewer uploads than this are never opened.
+        colluders: clients that may omit their noise or pool what they know; minimum_cohort - colluders is at least 2.
+        dropout: chance that an invited client does not answer a round; a simulated accident, drawn from the seed.
+    """
+
+    scheme: str = "bfv"
+    minimum_cohort: int = 9
+    colluders: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("protocol.scheme", self.scheme, ("bfv", "plain"))
+        _at_least("protocol.colluders", self.colluders, 0)
+        if self.minimum_cohort - self.colluders < 2:
+            raise ConfigError("protocol.minimum_cohort", self.minimum_cohort, f"at least {self.colluders + 2}, colluders + 2")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError("protocol.dropout", self.dropout, "a number in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletionConfig:
+    """What is to be forgotten.
+
+    Attributes:
+        scope: `client` (it leaves), `group` (persons, by the group column) or `records`.
+        client: name of the client concerned; empty for the last one, or, for groups, wherever they are.
+        groups: values of the group column, for scope `group`.
+        count: how many of the client's records, chosen by the seed, for scope `records`.
+        joined_at: the client joins after this many rounds.
+        backdoor: whether all records to be forgotten carry a trigger, so that their influence is visible.
+        backdoor_label: class that the trigger stands for.
+    """
+
+    scope: str = "client"
+    client: str = ""
+    groups: tuple[str, ...] = ()
+    count: int = 0
+    joined_at: int = 0
+    backdoor: bool = False
+    backdoor_label: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("deletion.scope", self.scope, ("client", "group", "records"))
+        _at_least("deletion.joined_at", self.joined_at, 0)
+        _at_least("deletion.backdoor_label", self.backdoor_label, 0)
+        if self.scope == "group" and not self.groups:
+            raise ConfigError("deletion.groups", list(self.groups), "at least one value of the group column")
+        if self.scope == "records" and self.count < 1:
+            raise ConfigError("deletion.count", self.count, "at least 1 for scope records")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearningConfig:
+    """Which methods run beside retraining, and their settings by method name (`[unlearning.settings.scrub]`)."""
+
+    methods: tuple[str, ...] = ("rollback", "scrub", "correction", "finetune", "scratch")
+    settings: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if "retrain" in self.methods:
+            raise ConfigError("unlearning.methods", list(self.methods), "methods without 'retrain', which always runs")
+        if len(set(self.methods)) != len(self.methods):
+            raise ConfigError("unlearning.methods", list(self.methods), "names without repeats")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """One simulation, in full."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    deletion: DeletionConfig = field(default_factory=DeletionConfig)
+    unlearning: UnlearningConfig = field(default_factory=UnlearningConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        if self.deletion.joined_at >= self.training.rounds:
+            raise ConfigError("deletion.joined_at", self.deletion.joined_at, f"below training.rounds, {self.training.rounds}")
+        joined = self.data.clients - (1 if self.deletion.joined_at else 0)
+        if self.protocol.minimum_cohort > joined:
+            raise ConfigError(
+                "protocol.minimum_cohort", self.protocol.minimum_cohort, f"at most {joined}, the clients of the first round"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and scalars, as in the TOML file."""
+        return typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def from_dict(values: Mapping[str, Any]) -> SimulationConfig:
+    """Build a configuration from what a TOML file holds.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type, or one out of its domain; names the dotted key.
+    """
+    return typing.cast(SimulationConfig, _build(SimulationConfig, values, ""))
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(sorted(hints))}"
+            raise ConfigError(f"{prefix}{key}", values[key], f"a known key; {hint}")
+    for item in dataclasses.fields(kind):
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and item.name not in values:
+            raise ConfigError(f"{prefix}{item.name}", None, "a value; this key is required")
+    return kind(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(key, value, "a table")
+        return _build(hint, value, f"{key}.")
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(key, value, "a list")
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise ConfigError(key, value, "a table")
+        return {name: _convert(typing.get_args(hint)[1], item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(hint, types.UnionType):
+        if not isinstance(value, typing.get_args(hint)):
+            raise ConfigError(key, value, "a string, a number or a boolean")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(key, value, {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a string"))
+    return value
+
+
+def load_config(path: Path) -> SimulationConfig:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, or as :func:`from_dict`.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config", str(path), f"a readable TOML file ({type(error).__name__})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("config", str(path), f"valid TOML ({error})") from error
+    return from_dict(values)
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("secure_fu") / "presets"
+    return tuple(sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")))
+
+
+def load_preset(name: str) -> SimulationConfig:
+    """Read a preset.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    _one_of("preset", name, preset_names())
+    return from_dict(tomllib.loads((resources.files("secure_fu") / "presets" / f"{name}.toml").read_text("utf-8")))
+
+
+def with_overrides(config: SimulationConfig, overrides: Sequence[str]) -> SimulationConfig:
+    """Apply `key=value` settings, keys dotted as in `training.rounds=20`, values in TOML syntax or bare strings.
+
+    Raises:
+        ConfigError: as :func:`from_dict`, or a setting without `=`.
+    """
+    values = config.to_dict()
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign or not key:
+            raise ConfigError("--set", override, "key=value")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        place = values
+        *tables, last = key.strip().split(".")
+        for table in tables:
+            child = place.setdefault(table, {})
+            if not isinstance(child, dict):
+                raise ConfigError("--set", override, f"a key of a table; {table} is not one")
+            place = child
+        place[last] = value
+    return from_dict(values)
+
+
+def to_toml(config: SimulationConfig) -> str:
+    """The configuration as TOML; reading it back gives an equal one."""
+    return tomli_w.dumps(config.to_dict())

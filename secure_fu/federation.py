@@ -1,0 +1,359 @@
+"""A federation in one process: real keys, real ciphertexts, real noise; messages are bytes between state machines.
+
+This is the library's front door: bring a module and each client's records, train, ask for a deletion, unlearn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from secure_fu.crypto import Identity, OsRandomness, Randomness, Role, Roster, scheme
+from secure_fu.deletion import DeletionRequest
+from secure_fu.errors import ArgumentError, ProtocolError
+from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.planning import Plan
+from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, PrivacyLedger, Subject, Unit, renyi_epsilon
+from secure_fu.protocol import (
+    Client,
+    InProcessSums,
+    KeyHolder,
+    LocalTask,
+    OpeningRecord,
+    Policy,
+    ReleasedModel,
+    RoundTraffic,
+    Server,
+    Transcript,
+)
+from secure_fu.training import (
+    TRAIN,
+    OnRound,
+    Silo,
+    StackedUpdates,
+    TrainingState,
+    no_observer,
+    train,
+    training_task,
+)
+from secure_fu.unlearning import METHODS, Deletion, Guarantee, UnlearningMethod
+
+__all__ = ["Federation", "Unlearned"]
+
+ORIGINAL = "original"
+SERVER = "server"
+KEY_HOLDER = "key-holder"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unlearned:
+    """What one unlearning run ended in.
+
+    Attributes:
+        method: its name.
+        state: the state with the model that has forgotten.
+        guarantee: about forgetting.
+        epsilon: what forgotten and retained units have paid, by phase.
+        traffic: of each round.
+        seconds: wall-clock time of the run.
+    """
+
+    method: str
+    state: TrainingState
+    guarantee: Guarantee
+    epsilon: tuple[EpsilonEntry, ...]
+    traffic: tuple[RoundTraffic, ...]
+    seconds: float
+
+
+class Federation:
+    """Clients, a server and a key-holder; one model; one privacy ledger.
+
+    Args:
+        module: the model; its present parameters are the public starting point.
+        clients: records by client name; names of letters, digits, `.`, `_` and `-`.
+        plan: recipe, budget and cohort, from :func:`secure_fu.planning.make_plan`.
+        scheme_name: `bfv`; `plain` is for comparison only and does not encrypt.
+        joins: rounds done before a client joins, for those that join late.
+        vanishes: whether an invited client fails to answer, by (round number, client name): a simulated accident.
+        directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one until closed.
+        keep_history: whether clients keep what the method `correction` needs.
+        randomness: of sampling and noise; the operating system's unless a test needs otherwise.
+
+    Raises:
+        ArgumentError: an argument is out of its domain; names it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        clients: Mapping[str, Records],
+        *,
+        plan: Plan,
+        scheme_name: str = "bfv",
+        joins: Mapping[str, int] | None = None,
+        vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
+        directory: Path | None = None,
+        keep_history: bool = True,
+        randomness: Randomness | None = None,
+    ) -> None:
+        self.recipe = recipe = plan.recipe
+        self.plan = plan
+        self.budget = plan.budget
+        self.model = FlatModel(module)
+        self.scheme = scheme(scheme_name)
+        self._randomness = OsRandomness() if randomness is None else randomness
+        self._vanishes = vanishes
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
+            directory = Path(self._scratch.name)
+        self._directory = directory
+        self._joins = dict(joins or {})
+        for name in self._joins:
+            if name not in clients:
+                raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
+        gradients = PerRecordGradients(self.model)
+        stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
+        self._silos = {
+            name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history, stacked=stacked)
+            for name, records in sorted(clients.items())
+        }
+        self._identities = {name: Identity.generate(name, Role.CLIENT) for name in self._silos}
+        self._identities[SERVER] = Identity.generate(SERVER, Role.SERVER)
+        self._identities[KEY_HOLDER] = Identity.generate(KEY_HOLDER, Role.KEY_HOLDER)
+        self._roster = Roster.of(identity.party for identity in self._identities.values())
+        self.policy = Policy(
+            server=SERVER,
+            key_holder=KEY_HOLDER,
+            roster_digest=self._roster.digest,
+            unit=recipe.unit,
+            clip_norm=recipe.clip_norm,
+            noise_multiplier=recipe.noise_multiplier,
+            sampling_rate=1.0,
+            minimum_cohort=plan.minimum_cohort,
+            colluders=plan.colluders,
+            purposes=frozenset({TRAIN, *(f"unlearn/{name}" for name in METHODS)}),
+            parameter_sets=frozenset({self.scheme.parameter_set}),
+        )
+        self.ledger = PrivacyLedger.create(self._directory / "ledger.sqlite", budget=plan.budget)
+        self._run_key = os.urandom(32)
+        self._key_holder_record = OpeningRecord(directory / "key_holder.sqlite")
+        self._training_sums: InProcessSums | None = None
+        self._training_transcript: Transcript | None = None
+        self.states: list[TrainingState] = [TrainingState.initial(ReleasedModel.public(self.model.vector()))]
+
+    def close(self) -> None:
+        """Close ledger and records."""
+        self.ledger.close()
+        self._key_holder_record.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def __enter__(self) -> Federation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Names of all clients, sorted."""
+        return tuple(self._silos)
+
+    @property
+    def state(self) -> TrainingState:
+        """The newest state of training."""
+        return self.states[-1]
+
+    @property
+    def training_traffic(self) -> tuple[RoundTraffic, ...]:
+        """What travelled in each training round so far."""
+        return () if self._training_sums is None else tuple(self._training_sums.traffic)
+
+    def train(self, on_round: OnRound = no_observer) -> TrainingState:
+        """Run the recipe's training rounds, or those that are left of them.
+
+        Raises:
+            BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
+        """
+        if self._training_sums is None:
+            self._training_transcript = self._transcript(ORIGINAL, bytes(32))
+            tasks = {name: {TRAIN: training_task(silo)} for name, silo in self._silos.items()}
+            self._training_sums = self._sums(ORIGINAL, None, tasks, self._training_transcript, 0)
+
+        def observe(state: TrainingState) -> None:
+            self.states.append(state)
+            on_round(state)
+
+        left = self.recipe.rounds - self.state.rounds
+        return train(self._training_sums, self.recipe, self.state, left, on_round=observe)
+
+    def unlearn(
+        self,
+        request: DeletionRequest,
+        method: UnlearningMethod,
+        *,
+        on_round: OnRound = no_observer,
+    ) -> Unlearned:
+        """Forget what a request names, in a branch of its own: the original stays as it is.
+
+        Each call is a counterfactual; publishing the outcome of several adds up what they cost.
+
+        Args:
+            request: identified by every client on its own records.
+            method: how to forget.
+            on_round: called with the state after each round.
+
+        Raises:
+            ArgumentError: the request names an unknown client or record, or covers nothing.
+            ProtocolError: training is not finished.
+            BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
+        """
+        deletion = self.deletion(request)
+        if self._training_sums is None or self._training_transcript is None:
+            raise ProtocolError("no training round is done; train first")
+        marks = self._identify(request)
+        silos = {name: silo.forgetting(marks[name]) for name, silo in self._silos.items()}
+        branch = self._branch_name(method)
+        sums = self._sums(
+            branch,
+            ORIGINAL,
+            {name: method.client_tasks(silo) for name, silo in silos.items()},
+            self._transcript(branch, self._training_transcript.head),
+            self._training_sums.next_round,
+        )
+        started = time.perf_counter()
+        state = method.run(sums, deletion, on_round)
+        return Unlearned(
+            method=method.name,
+            state=state,
+            guarantee=method.guarantee(deletion),
+            epsilon=self.epsilon(branch, marks),
+            traffic=tuple(sums.traffic),
+            seconds=time.perf_counter() - started,
+        )
+
+    def epsilon(self, branch: str, marks: Mapping[str, NDArray[np.bool_]]) -> tuple[EpsilonEntry, ...]:
+        """What forgotten and retained units have paid in a branch, by phase, at the budget's delta."""
+        return self.ledger.epsilon_entries(
+            branch,
+            forgotten=[name for name, mask in marks.items() if mask.any()],
+            retained=[name for name, mask in marks.items() if not mask.all()],
+        )
+
+    def _identify(self, request: DeletionRequest) -> dict[str, NDArray[np.bool_]]:
+        return request.identify_all({name: silo.records for name, silo in self._silos.items()})
+
+    def deletion(self, request: DeletionRequest) -> Deletion:
+        """What a method is told of a request.
+
+        Raises:
+            ArgumentError: the request names an unknown client or record, or covers nothing.
+            ProtocolError: training is not finished.
+        """
+        if self.state.rounds < self.recipe.rounds:
+            raise ProtocolError(f"{self.state.rounds} of {self.recipe.rounds} training rounds are done; train first")
+        marks = self._identify(request)
+        touched = [name for name, mask in marks.items() if mask.any()]
+        units = self._count_units(marks)
+
+        def unit_epsilon(rounds: int) -> float | None:
+            paid = max(self._paid_by(name, rounds, units) for name in touched)
+            return paid if math.isfinite(paid) else None
+
+        return Deletion(
+            recipe=self.recipe,
+            states=tuple(self.states),
+            joined_at=min(self._joins.get(name, 0) for name in touched),
+            forgotten_units=units,
+            unit_epsilon=unit_epsilon,
+            delta=self.budget.delta,
+        )
+
+    def _paid_by(self, client: str, rounds: int, group_size: int) -> float:
+        """Epsilon of a group of one client's units after so many training rounds; inf where there is no bound."""
+        events: Counter[GaussianSumEvent] = Counter()
+        released = [event for event in self.ledger.events(ORIGINAL) if event.participants is not None][:rounds]
+        for event in released:
+            charge = event.charges[Subject.FORGOTTEN]
+            if charge is not None and client in event.participants:
+                events[charge] += 1
+        return renyi_epsilon(events, delta=self.budget.delta, group_size=group_size) if events else 0.0
+
+    def _count_units(self, marks: Mapping[str, NDArray[np.bool_]]) -> int:
+        if self.recipe.unit is Unit.CLIENT:
+            return sum(bool(mask.any()) for mask in marks.values())
+        if self.recipe.unit is Unit.GROUP:
+            groups = [self._silos[name].records.groups for name in marks]
+            return sum(
+                len(np.unique(column[mask])) for column, mask in zip(groups, marks.values(), strict=True) if column is not None
+            )
+        return int(sum(mask.sum() for mask in marks.values()))
+
+    def _branch_name(self, method: UnlearningMethod) -> str:
+        taken = sum(name.startswith(f"unlearn/{method.name}") for name in self.ledger.branches)
+        return f"unlearn/{method.name}" + (f"#{taken + 1}" if taken else "")
+
+    def _cohort(self, round_number: int) -> tuple[str, ...]:
+        return tuple(name for name in self._silos if self._joins.get(name, 0) <= round_number)
+
+    def _transcript(self, branch: str, start: bytes) -> Transcript:
+        return Transcript(start=start, path=self._directory / "transcript.jsonl", branch=branch)
+
+    def _sums(
+        self,
+        branch: str,
+        parent: str | None,
+        tasks: Mapping[str, Mapping[str, LocalTask]],
+        transcript: Transcript,
+        first_round: int,
+    ) -> InProcessSums:
+        self.ledger.branch(branch, parent=parent)
+        server = Server(
+            self._identities[SERVER],
+            roster=self._roster,
+            policy=self.policy,
+            scheme=self.scheme,
+            ledger=self.ledger,
+            branch=branch,
+            transcript=transcript,
+            run_id=hashlib.sha256(self._run_key + branch.encode()).digest()[:16],
+        )
+        key_holder = KeyHolder(
+            self._identities[KEY_HOLDER],
+            roster=self._roster,
+            policy=self.policy,
+            scheme=self.scheme,
+            record=self._key_holder_record,
+        )
+        clients = {
+            name: Client(
+                self._identities[name],
+                roster=self._roster,
+                policy=self.policy,
+                scheme=self.scheme,
+                tasks=tasks[name],
+                randomness=self._randomness,
+            )
+            for name in self._silos
+        }
+        return InProcessSums(
+            server=server,
+            key_holder=key_holder,
+            clients=clients,
+            cohort=self._cohort,
+            vanishes=self._vanishes,
+            first_round=first_round,
+        )

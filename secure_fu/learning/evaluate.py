@@ -1,0 +1,64 @@
+"""Measures of a model on records: always in evaluation mode, in batches, without gradients.
+
+These read records without any noise. Only a client about its own records, or a simulation's evaluator, may call them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from secure_fu.errors import DataError
+from secure_fu.learning.flat import FlatModel
+from secure_fu.learning.losses import Loss, cross_entropy, per_record
+from secure_fu.learning.records import Records
+
+__all__ = ["accuracy", "logits", "mean_loss", "predictions", "record_losses"]
+
+_BATCH: Final = 8192  # records; bounds the memory of activations
+
+
+def logits(model: FlatModel, vector: NDArray[np.float64], records: Records) -> NDArray[np.float64]:
+    """Logits of every record: float64, shape (n, classes), computed in the module's own dtype.
+
+    Raises:
+        DataError: there are no records.
+        ArgumentError: the vector does not fit the model.
+    """
+    if len(records) == 0:
+        raise DataError("there are no records to evaluate on; expected at least one")
+    tensors = model.tensors(vector)
+    dtype = next(iter(tensors.values())).dtype
+    with torch.no_grad():
+        parts = [
+            model.logits(tensors, batch.to(dtype)).to(torch.float64) for batch in torch.split(records.features, _BATCH)
+        ]
+    result: NDArray[np.float64] = torch.cat(parts).numpy()
+    return result
+
+
+def predictions(model: FlatModel, vector: NDArray[np.float64], records: Records) -> NDArray[np.int64]:
+    """The class with the largest logit, shape (n,). Raises as :func:`logits`."""
+    return np.asarray(logits(model, vector, records).argmax(axis=1))
+
+
+def accuracy(model: FlatModel, vector: NDArray[np.float64], records: Records) -> float:
+    """Share of records whose largest logit is their label's, in [0, 1]. Raises as :func:`logits`."""
+    return float(np.mean(predictions(model, vector, records) == records.labels.numpy()))
+
+
+def record_losses(
+    model: FlatModel, vector: NDArray[np.float64], records: Records, *, loss: Loss = cross_entropy
+) -> NDArray[np.float64]:
+    """The loss of every record: float64, shape (n,). Raises as :func:`logits`."""
+    scores = torch.from_numpy(logits(model, vector, records))
+    result: NDArray[np.float64] = per_record(loss, scores, records.labels).numpy()
+    return result
+
+
+def mean_loss(model: FlatModel, vector: NDArray[np.float64], records: Records, *, loss: Loss = cross_entropy) -> float:
+    """Mean of :func:`record_losses`."""
+    return float(record_losses(model, vector, records, loss=loss).mean())

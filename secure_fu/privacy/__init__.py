@@ -1,0 +1,42 @@
+"""Clipping, the grid, exact discrete noise: what bounds and hides one unit's contribution to a secure sum.
+
+Nothing here knows of keys, ciphertexts or models.
+"""
+
+from __future__ import annotations
+
+from secure_fu.privacy.accounting import pld_epsilon, renyi_epsilon
+from secure_fu.privacy.budget import Budget
+from secure_fu.privacy.calibration import Calibration, calibrate_noise
+from secure_fu.privacy.clipping import clip_l2
+from secure_fu.privacy.discrete_gaussian import RandomStream, sample_discrete_gaussian, tail_bound
+from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
+from secure_fu.privacy.events import GaussianSumEvent
+from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
+from secure_fu.privacy.ledger import PrivacyLedger, Reservation
+from secure_fu.privacy.noise import NoiseShare, assured_clients
+from secure_fu.privacy.units import Unit
+
+__all__ = [
+    "MAX_SUMMED_VECTORS",
+    "Budget",
+    "Calibration",
+    "EpsilonEntry",
+    "GaussianSumEvent",
+    "Grid",
+    "NoiseShare",
+    "Phase",
+    "PrivacyLedger",
+    "RandomStream",
+    "Reservation",
+    "Subject",
+    "Unit",
+    "View",
+    "assured_clients",
+    "calibrate_noise",
+    "clip_l2",
+    "pld_epsilon",
+    "renyi_epsilon",
+    "sample_discrete_gaussian",
+    "tail_bound",
+]

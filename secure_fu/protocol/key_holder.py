@@ -1,0 +1,170 @@
+"""The key-holder's state machine: a fresh key for each round, one opening for each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secure_fu.crypto import AdditiveScheme, Identity, OpeningKey, Role, Roster
+from secure_fu.crypto.wire import decode, encode
+from secure_fu.errors import ArgumentError, PolicyRefusal, ProtocolError
+from secure_fu.protocol.messages import (
+    Announcement,
+    Domain,
+    Header,
+    Opening,
+    OpeningStatement,
+    Roll,
+    RoundKey,
+    RoundKeyStatement,
+    digest,
+)
+from secure_fu.protocol.opening_record import OpeningRecord
+from secure_fu.protocol.policy import Policy
+
+__all__ = ["KeyHolder"]
+
+
+@dataclass(frozen=True)
+class _PendingRound:
+    header: Header
+    header_digest: bytes
+    key: OpeningKey
+
+
+class KeyHolder:
+    """A committee of one, and not the server. It opens one sum a round and sees no upload.
+
+    Formal guarantees:
+        For each (run, round) at most one roll is opened, and a retry gets the same bytes. A roll is opened only when every
+        entry carries a cohort member's signature over this header, no client is listed twice, and at least the policy's
+        minimum cohort is listed. Every opened coordinate lies in the range that an honest sum can have.
+    Not guaranteed:
+        That the ciphertext opened is the sum over the roll: scheme `bfv` gives a key-holder no way to check it. An honest
+        but curious server, and clients that send honest ciphertexts, are assumed.
+    Edge cases:
+        The secret key of a round lives in memory only. After a restart a round without a recorded opening cannot be
+        opened any more; its charge stays in the ledger.
+
+    Args:
+        identity: secret; its role is KEY_HOLDER.
+        roster: pinned identities.
+        policy: pinned demands.
+        scheme: additive encryption scheme.
+        record: durable record of what was opened.
+    """
+
+    def __init__(
+        self, identity: Identity, *, roster: Roster, policy: Policy, scheme: AdditiveScheme, record: OpeningRecord
+    ) -> None:
+        if identity.role is not Role.KEY_HOLDER:
+            raise ArgumentError("identity", identity.role.value, "an identity in the role of a key-holder")
+        self._identity = identity
+        self._roster = roster
+        self._policy = policy
+        self._scheme = scheme
+        self._record = record
+        self._pending: dict[bytes, _PendingRound] = {}
+
+    def issue_key(self, announcement: bytes) -> bytes:
+        """Make the key of one round and publish its public part.
+
+        Args:
+            announcement: an encoded :class:`~secure_fu.protocol.messages.Announcement`.
+
+        Returns:
+            an encoded :class:`~secure_fu.protocol.messages.RoundKey`.
+
+        Raises:
+            WireError, SignatureError: malformed, or not from the pinned server.
+            PolicyRefusal: the policy forbids the round.
+            ProtocolError: the round is not newer than the last one of this run.
+        """
+        message = decode(Announcement, announcement)
+        self._roster.verify(self._policy.server, Role.SERVER, Domain.HEADER, message.header, message.signature)
+        header = decode(Header, message.header)
+        self._policy.check(header)
+        if header.parameter_set != self._scheme.parameter_set:
+            raise PolicyRefusal(
+                f"header field parameter_set is {header.parameter_set!r}; "
+                f"this key-holder runs {self._scheme.parameter_set!r}"
+            )
+        self._record.begin(header.run_id, header.round_number, message.header_digest)
+        key = self._scheme.generate_key()
+        self._pending[header.run_id] = _PendingRound(header, message.header_digest, key)
+        statement = RoundKeyStatement(
+            header_digest=message.header_digest, public_key_digest=digest(key.public_bytes)
+        )
+        return encode(
+            RoundKey(
+                header_digest=message.header_digest,
+                public_key=key.public_bytes,
+                signature=self._identity.sign(Domain.ROUND_KEY, encode(statement)),
+            )
+        )
+
+    def open(self, roll: bytes) -> bytes:
+        """Open the sum of one round, once.
+
+        Args:
+            roll: an encoded :class:`~secure_fu.protocol.messages.Roll`.
+
+        Returns:
+            an encoded :class:`~secure_fu.protocol.messages.Opening`; for a repeated roll, the same bytes again.
+
+        Raises:
+            WireError, SignatureError, RosterError: malformed, or not signed by server and clients.
+            PolicyRefusal: too few clients, a repeated one, or one outside the cohort.
+            ProtocolError: no such round is pending, or another roll of it was opened.
+            OpeningError: the sum lies outside its range; the key is destroyed and nothing is released.
+        """
+        message = decode(Roll, roll)
+        self._roster.verify(self._policy.server, Role.SERVER, Domain.ROLL, message.statement, message.signature)
+        roll_digest = digest(message.statement)
+        recorded = self._record.opening(message.header_digest, roll_digest)
+        if recorded is not None:
+            return recorded
+        pending = self._pending_round(message.header_digest)
+        self._check_roll(message, pending)
+        self._record.choose(pending.header.run_id, pending.header.round_number, roll_digest)
+        del self._pending[pending.header.run_id]
+        values = self._scheme.open(
+            pending.key,
+            message.total,
+            length=pending.header.length,
+            bound=self._policy.largest_sum(pending.header, len(message.entries)),
+        )
+        body = values.astype("<i8").tobytes()
+        statement = OpeningStatement(
+            header_digest=message.header_digest, roll_digest=roll_digest, values_digest=digest(body)
+        )
+        opening = encode(
+            Opening(
+                header_digest=message.header_digest,
+                roll_digest=roll_digest,
+                values=body,
+                signature=self._identity.sign(Domain.OPENING, encode(statement)),
+            )
+        )
+        self._record.finish(pending.header.run_id, pending.header.round_number, opening)
+        return opening
+
+    def _pending_round(self, header_digest: bytes) -> _PendingRound:
+        for pending in self._pending.values():
+            if pending.header_digest == header_digest:
+                return pending
+        raise ProtocolError("no round with this header is waiting to be opened")
+
+    def _check_roll(self, message: Roll, pending: _PendingRound) -> None:
+        cohort = set(pending.header.cohort)
+        names = [entry.client for entry in message.entries]
+        if names != sorted(set(names)):
+            raise PolicyRefusal(f"the roll of round {pending.header.round_number} is not sorted or repeats a client")
+        for entry in message.entries:
+            if entry.client not in cohort:
+                raise PolicyRefusal(f"client {entry.client!r} is in the roll and not in the cohort")
+            self._roster.verify(
+                entry.client, Role.CLIENT, Domain.UPLOAD, entry.statement(message.header_digest), entry.signature
+            )
+        minimum = pending.header.minimum_cohort
+        if len(names) < minimum:
+            raise PolicyRefusal(f"the roll lists {len(names)} clients; this round opens with at least {minimum}")

@@ -1,0 +1,61 @@
+"""The directory that a run writes: made once, never written over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from secure_fu.errors import RunDirectoryError
+
+__all__ = ["RunDirectory"]
+
+
+class RunDirectory:
+    """A new directory for one run.
+
+    Args:
+        path: must not exist, or be an empty directory.
+
+    Raises:
+        RunDirectoryError: it holds something already, or cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunDirectoryError(f"--out is {str(path)!r}, which holds files already; expected a new or empty folder")
+            (path / "models").mkdir()
+        except (FileExistsError, NotADirectoryError):
+            raise RunDirectoryError(f"--out is {str(path)!r}, which is a file; expected a new or empty folder") from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"--out is {str(path)!r}, which cannot be written ({error.strerror}); expected a folder of yours"
+            ) from None
+        self.path = path
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one file whole or not at all."""
+        target = self.path / name
+        scratch = target.with_name(target.name + ".part")
+        try:
+            with scratch.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        except OSError as error:
+            raise RunDirectoryError(f"{target} cannot be written ({error.strerror}); is the disk full?") from None
+
+    def write_json(self, name: str, value: Mapping[str, object]) -> None:
+        """Write one JSON file; NaN and infinity are refused."""
+        self.write_text(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+    def write_model(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a released model as `models/<name>.safetensors`, float32."""
+        save_file({key: tensor.float().contiguous() for key, tensor in tensors.items()}, self.path / "models" / f"{name}.safetensors")

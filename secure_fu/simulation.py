@@ -1,0 +1,210 @@
+"""The secure simulation: train, take the deletion request, retrain, run each method, measure, write the run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from secure_fu.config import SimulationConfig, to_toml
+from secure_fu.crypto import InsecureDeterministicRandomness
+from secure_fu.errors import ConfigError
+from secure_fu.evaluation import Evaluator
+from secure_fu.federation import Federation
+from secure_fu.planning import Plan, make_plan
+from secure_fu.privacy import Unit
+from secure_fu.protocol import ReleasedModel
+from secure_fu.report import write_report
+from secure_fu.results import ResultBuilder
+from secure_fu.run_directory import RunDirectory
+from secure_fu.scenario import Scenario, build_scenario
+from secure_fu.training import OnRound, TrainingState
+from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
+
+__all__ = ["Progress", "Simulation"]
+
+# A curve needs no more points than a plot can show.
+_CURVE_POINTS = 100
+
+
+class Progress(Protocol):
+    """Told how far a simulation is."""
+
+    def phase(self, title: str, steps: int) -> None:
+        """A phase of so many steps begins; the one before it is done."""
+
+    def advance(self) -> None:
+        """One step of the phase is done."""
+
+
+class _Silent:
+    def phase(self, title: str, steps: int) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+
+class Simulation:
+    """One run of a configuration.
+
+    Args:
+        config: what to run.
+        out: the run directory, new or empty.
+        data_dir: takes the place of `data.path`.
+        insecure_deterministic: test-only: noise and sampling come from the seed, so whoever knows it sees through them.
+        progress: told how far the run is.
+
+    Raises:
+        ConfigError, DataError, RunDirectoryError, UnattainableEpsilonError: before anything long starts.
+    """
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        out: Path,
+        *,
+        data_dir: Path | None = None,
+        insecure_deterministic: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._methods = _methods(config)
+        self._config = config
+        self._progress: Progress = _Silent() if progress is None else progress
+        self._progress.phase("preparing", 1)
+        scenario = build_scenario(config, data_dir=data_dir)
+        plan = _plan(config, scenario)
+        self._directory = RunDirectory(out)
+        self._directory.write_text("config.toml", to_toml(config))
+        self._federation = Federation(
+            scenario.module,
+            scenario.clients,
+            plan=plan,
+            scheme_name=config.protocol.scheme,
+            joins=scenario.joins,
+            vanishes=_accidents(config),
+            directory=out,
+            keep_history="correction" in config.unlearning.methods,
+            randomness=InsecureDeterministicRandomness(config.seed) if insecure_deterministic else None,
+        )
+        self._request = scenario.request
+        self._evaluator = Evaluator(scenario, self._federation.model)
+        self._results = ResultBuilder(
+            config=config,
+            scenario=scenario,
+            federation=self._federation,
+            evaluator=self._evaluator,
+            insecure_deterministic=insecure_deterministic,
+        )
+
+    def run(self) -> dict[str, object]:
+        """Run everything, write the run directory, return the result.
+
+        An interrupted run leaves config, ledger, transcript and a result marked incomplete.
+
+        Raises:
+            BudgetExceededError, RoundAborted: a round could not be run.
+        """
+        try:
+            with self._federation:
+                self._train()
+                for method in self._methods:
+                    self._unlearn(method)
+        except BaseException:
+            self._directory.write_json("result.json", self._results.to_dict(complete=False))
+            raise
+        self._progress.phase("writing the report", 1)
+        result = self._results.to_dict(complete=True)
+        self._directory.write_json("result.json", result)
+        write_report(result, self._directory.path)
+        self._progress.advance()
+        return result
+
+    def _train(self) -> None:
+        self._progress.phase("training", self._config.training.rounds)
+        started = time.perf_counter()
+        self._record_point("original", 0, self._federation.state.model)
+        state = self._federation.train(self._observer("original", self._config.training.rounds, 0))
+        self._results.add_original(state, seconds=time.perf_counter() - started)
+        self._keep_model("original", state.model)
+
+    def _unlearn(self, method: UnlearningMethod) -> None:
+        row = "retrained" if isinstance(method, Retrain) else method.name
+        deletion = self._federation.deletion(self._request)
+        rounds = method.rounds(deletion)
+        self._progress.phase(method.title.lower(), rounds)
+        start = method.start_state(deletion)
+        self._record_point(row, 0, start.model)
+        unlearned = self._federation.unlearn(
+            self._request, method, on_round=self._observer(row, rounds, start.rounds)
+        )
+        self._results.add_unlearned(row, method.title, unlearned)
+        self._keep_model(row, unlearned.state.model)
+
+    def _observer(self, row: str, rounds: int, first: int) -> OnRound:
+        every = max(1, rounds // _CURVE_POINTS)
+
+        def observe(state: TrainingState) -> None:
+            done = state.rounds - first
+            if done % every == 0 or done == rounds:
+                self._record_point(row, done, state.model)
+            self._progress.advance()
+
+        return observe
+
+    def _record_point(self, row: str, done: int, model: ReleasedModel) -> None:
+        accuracy, success = self._evaluator.quick(model)
+        self._results.add_point(row, done, accuracy, success)
+
+    def _keep_model(self, row: str, model: ReleasedModel) -> None:
+        self._directory.write_model(row, self._federation.model.tensors(model.vector.astype("float64")))
+
+
+def _methods(config: SimulationConfig) -> list[UnlearningMethod]:
+    settings = config.unlearning.settings
+    for name in settings:
+        if name not in config.unlearning.methods:
+            raise ConfigError(f"unlearning.settings.{name}", dict(settings[name]), "settings of a method in unlearning.methods")
+    return [Retrain(), *(method_from_settings(name, settings.get(name, {})) for name in config.unlearning.methods)]
+
+
+def _plan(config: SimulationConfig, scenario: Scenario) -> Plan:
+    training = config.training
+    unit = Unit(training.unit)
+    count = len(scenario.clients) if unit is Unit.CLIENT else sum(len(records) for records in scenario.clients.values())
+    return make_plan(
+        scenario.module,
+        clients=len(scenario.clients),
+        nominal_units=training.nominal_units or count,
+        minimum_cohort=config.protocol.minimum_cohort,
+        unit=unit,
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        rounds=training.rounds,
+        sampling_rate=training.sampling_rate,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        clip_norm=training.clip_norm,
+        noise_multiplier=config.privacy.noise_multiplier or None,
+        colluders=config.protocol.colluders,
+        deletion_reserve=config.privacy.deletion_reserve,
+        local={
+            "epochs": training.local_epochs,
+            "batch_size": training.local_batch_size,
+            "learning_rate": training.local_learning_rate,
+        }
+        if unit is Unit.CLIENT
+        else None,
+    )
+
+
+def _accidents(config: SimulationConfig) -> Callable[[int, str], bool]:
+    """Which clients fail to answer which rounds; simulated, from the seed."""
+
+    def vanishes(round_number: int, client: str) -> bool:
+        draw = hashlib.sha256(f"dropout/{config.seed}/{round_number}/{client}".encode()).digest()
+        return int.from_bytes(draw[:8], "big") < config.protocol.dropout * 2**64
+
+    return vanishes

@@ -1,0 +1,26 @@
+"""Federated training, written against the secure sum: recipe, client tasks and the loop of rounds."""
+
+from __future__ import annotations
+
+from secure_fu.training.algorithm import TRAIN, OnRound, no_observer, train
+from secure_fu.training.local_updates import StackedUpdates, single_update
+from secure_fu.training.recipe import Recipe, TrainingState
+from secure_fu.training.silo import HistoryEntry, Silo
+from secure_fu.training.tasks import TrainingTask, clipped_gradients, sample_units, training_task
+
+__all__ = [
+    "TRAIN",
+    "HistoryEntry",
+    "OnRound",
+    "Recipe",
+    "Silo",
+    "StackedUpdates",
+    "TrainingState",
+    "TrainingTask",
+    "clipped_gradients",
+    "no_observer",
+    "sample_units",
+    "single_update",
+    "train",
+    "training_task",
+]

@@ -1,0 +1,96 @@
+"""What clients run in a training round: sums of clipped gradients of a secret sample, or one clipped local update."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fu.errors import ArgumentError
+from secure_fu.learning import Loss, Records, cross_entropy, poisson_sample, poisson_sample_groups
+from secure_fu.privacy import Unit
+from secure_fu.protocol import LocalTask, RoundTerms
+from secure_fu.protocol.sums import RandomStream
+from secure_fu.training.local_updates import single_update
+from secure_fu.training.silo import HistoryEntry, Silo
+
+__all__ = ["TrainingTask", "clipped_gradients", "sample_units", "training_task"]
+
+
+def sample_units(records: Records, unit: Unit, rate: float, stream: RandomStream) -> NDArray[np.bool_]:
+    """A secret Poisson sample of records, or of whole groups.
+
+    Args:
+        rate: of each unit; 0 samples none.
+
+    Returns:
+        shape (n,).
+    """
+    if rate == 0.0 or len(records) == 0:
+        return np.zeros(len(records), dtype=np.bool_)
+    if unit is Unit.GROUP:
+        return poisson_sample_groups(records, rate, stream)
+    return poisson_sample(len(records), rate, stream)
+
+
+def clipped_gradients(
+    silo: Silo,
+    model: NDArray[np.float32],
+    records: Records,
+    terms: RoundTerms,
+    *,
+    loss: Loss = cross_entropy,
+    normalise: bool = False,
+) -> NDArray[np.float64]:
+    """Sum over the units in `records` of their gradients, each with norm at most `terms.clip_norm`; shape (d,)."""
+    vector = model.astype(np.float64)
+    if terms.unit is Unit.RECORD:
+        return silo.gradients.clipped_sum(
+            vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise
+        )
+    if terms.unit is Unit.GROUP:
+        return silo.gradients.clipped_group_sum(
+            vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise
+        )
+    raise ArgumentError("unit", terms.unit.value, "the record or group unit for sums of gradients")
+
+
+class TrainingTask:
+    """One round of training on what the client retains. A client that leaves contributes zero: self-exclusion.
+
+    Sums are gradients, or, for the client unit, the negative of the clipped update, so that the server always descends.
+
+    Args:
+        silo: the client's private side.
+    """
+
+    def __init__(self, silo: Silo) -> None:
+        self._silo = silo
+
+    def contribution(
+        self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream
+    ) -> NDArray[np.float64]:
+        """See :class:`~secure_fu.protocol.LocalTask`."""
+        if terms.unit is Unit.CLIENT:
+            return self._update(model, terms)
+        silo = self._silo
+        sampled = sample_units(silo.records, terms.unit, terms.retained_rate, stream) & ~silo.forgotten
+        if silo.keeps_history:
+            silo.history.append(HistoryEntry(model, sampled))
+        return clipped_gradients(silo, model, silo.records.subset(sampled), terms)
+
+    def _update(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
+        silo = self._silo
+        if silo.leaves:
+            return np.zeros(len(model))
+        if silo.stacked is not None:
+            update = silo.stacked.update(silo.name, model, terms)
+        else:
+            update = single_update(silo.name, silo.model, model, silo.retained_records, terms)
+        if silo.keeps_history:
+            silo.own_updates = update if silo.own_updates is None else silo.own_updates + update
+        return -update
+
+
+def training_task(silo: Silo) -> LocalTask:
+    """The client's training code over its silo."""
+    return TrainingTask(silo)

@@ -1,0 +1,54 @@
+"""What every heuristic has to beat: a few rounds of training without the data, from the original model or from scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from secure_fu.errors import ArgumentError
+from secure_fu.training import TrainingState
+from secure_fu.unlearning.guarantee import Baseline, Exact, Guarantee
+from secure_fu.unlearning.method import Deletion
+from secure_fu.unlearning.rerun import Rerun
+
+__all__ = ["FineTune", "Scratch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FewRounds(Rerun):
+    length: int = 10
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ArgumentError("length", self.length, "at least 1 round")
+
+    def rounds(self, deletion: Deletion) -> int:
+        return self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(_FewRounds):
+    """Train the original model on, without the forgotten data, for `length` rounds."""
+
+    name: ClassVar[str] = "finetune"
+    title: ClassVar[str] = "Fine-tuning"
+
+    def start_state(self, deletion: Deletion) -> TrainingState:
+        return deletion.original.at_rest()
+
+    def guarantee(self, deletion: Deletion) -> Guarantee:
+        return Baseline(f"{self.length} more rounds of the original model, without the data")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch(_FewRounds):
+    """Train from the public start, without the forgotten data, for `length` rounds only."""
+
+    name: ClassVar[str] = "scratch"
+    title: ClassVar[str] = "From scratch, few rounds"
+
+    def start_state(self, deletion: Deletion) -> TrainingState:
+        return deletion.states[0]
+
+    def guarantee(self, deletion: Deletion) -> Guarantee:
+        return Exact(f"it is trained from the public start without the data, but for {self.length} rounds only")

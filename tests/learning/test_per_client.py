@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.learning import FlatModel, LocalTraining, Records, client_update, logistic, mlp, stacked_client_updates
+
+ONE_STEP = LocalTraining(epochs=1, learning_rate=0.5)
+
+
+def make_records(count: int, seed: int = 0, scale: float = 1.0) -> Records:
+    rng = np.random.default_rng(seed)
+    return Records.from_arrays(scale * rng.standard_normal((count, 1, 4, 4)), rng.integers(0, 3, count))
+
+
+def conv() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+
+
+def by_hand(module: nn.Module, records: Records, steps: int, rate: float) -> NDArray[np.float64]:
+    """The oracle: full-batch torch.optim.SGD on a copy."""
+    model = FlatModel(module)
+    before = model.vector()
+    own = model.module.train()
+    optimiser = torch.optim.SGD(own.parameters(), lr=rate)
+    features = records.features.to(next(own.parameters()).dtype)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(own(features), records.labels).backward()
+        optimiser.step()
+    return model.vector() - before
+
+
+def test_update_is_that_of_plain_sgd() -> None:
+    module = mlp(16, (5,), 3, seed=0).double()
+    records, model = make_records(11), FlatModel(module)
+    training = LocalTraining(epochs=3, learning_rate=0.5)
+    found = client_update(model, model.vector(), records, training=training, clip_norm=1e6, seed=0)
+    np.testing.assert_allclose(found, by_hand(module, records, 3, 0.5), rtol=1e-10, atol=1e-12)
+
+
+def test_batches_cover_every_record_once_an_epoch() -> None:
+    # With a loss whose gradient is the features themselves, one epoch's change is -rate * the sum of batch means.
+    model = FlatModel(logistic(16, 3, seed=0).double())
+    records = make_records(7)
+
+    def linear(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    training = LocalTraining(epochs=2, learning_rate=1.0, batch_size=1)
+    found = client_update(model, model.vector(), records, training=training, clip_norm=1e6, seed=3, loss=linear)
+    expected = -2.0 * records.features.double().flatten(1).sum(dim=0).numpy()
+    np.testing.assert_allclose(found[:16], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("module", [logistic(16, 3, seed=1), mlp(16, (6,), 3, seed=1), conv()])
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+def test_stack_is_the_loop(module: nn.Module, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FlatModel(module)
+    records = [make_records(count, seed=count) for count in (9, 1, 4, 12, 5)]
+    training = LocalTraining(epochs=2, learning_rate=0.3, batch_size=batch_size)
+    seeds = [3, 1, 4, 1, 5]
+    loop = [
+        client_update(model, model.vector(), own, training=training, clip_norm=0.4, seed=seed)
+        for own, seed in zip(records, seeds, strict=True)
+    ]
+    before = model.vector()
+    tolerance = 1e-12 if next(module.parameters()).dtype == torch.float64 else 2e-6
+    for chunk in (2**28, 1):
+        monkeypatch.setattr("secure_fu.learning.per_client._CHUNK_BYTES", chunk)
+        stack = stacked_client_updates(model, before, records, training=training, clip_norm=0.4, seeds=seeds)
+        assert stack.dtype == np.float64
+        np.testing.assert_allclose(stack, loop, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(model.vector(), before)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scale=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e10, 1e20]),
+    rate=st.sampled_from([1e-12, 0.1, 1e6]),
+    clip_norm=st.sampled_from([1e-100, 1e-6, 1.0, 2.3]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_updates_never_exceed_the_clip_norm(scale: float, rate: float, clip_norm: float, seed: int) -> None:
+    model = FlatModel(mlp(16, (4,), 3, seed=0))
+    records = [make_records(5, seed=seed, scale=scale), make_records(3, seed=seed)]
+    training = LocalTraining(epochs=2, learning_rate=rate)
+    rows = stacked_client_updates(
+        model, model.vector(), records, training=training, clip_norm=clip_norm, seeds=[seed, seed]
+    )
+    for row in rows:
+        if not np.isnan(row).any():
+            assert math.fsum(float(value) ** 2 for value in row / clip_norm) <= 1.0
+
+
+def test_the_clip_norm_is_reached() -> None:
+    model = FlatModel(logistic(16, 3, seed=0))
+    found = client_update(model, model.vector(), make_records(5), training=ONE_STEP, clip_norm=1e-3, seed=0)
+    assert np.linalg.norm(found) == pytest.approx(1e-3, rel=1e-9)
+
+
+def test_divergence_is_refused_alone_and_marked_in_the_stack() -> None:
+    model = FlatModel(mlp(16, (4,), 3, seed=0))
+    wild = LocalTraining(epochs=30, learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match="smaller learning rate"):
+        client_update(model, model.vector(), make_records(5), training=wild, clip_norm=1.0, seed=0)
+    zero = Records(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64))
+    tame = FlatModel(logistic(16, 3, seed=0))
+    flat = np.zeros(tame.dimension)
+
+    def product(logits: Tensor, labels: Tensor) -> Tensor:
+        return logits.square().sum(dim=1)  # zero gradient at zero logits, runaway elsewhere
+
+    off = make_records(2, scale=1e10)
+    start = flat.copy()
+    start[0] = 1.0
+    rows = stacked_client_updates(tame, start, [off, zero], training=wild, clip_norm=1.0, seeds=[0, 0], loss=product)
+    assert np.isnan(rows[0]).all()
+    assert np.isfinite(rows[1]).all()
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x.flatten(1))
+        return out if float(out.sum()) > 0 else -out
+
+
+def test_modules_that_cannot_be_stacked_say_so() -> None:
+    model = FlatModel(Branching())
+    with pytest.raises(ArgumentError, match=r"torch\.vmap can stack"):
+        stacked_client_updates(
+            model, model.vector(), [make_records(2)], training=ONE_STEP, clip_norm=1.0, seeds=[0]
+        )
+
+
+def test_bad_arguments() -> None:
+    model = FlatModel(logistic(16, 3, seed=0))
+    vector, records = model.vector(), make_records(4)
+    empty = records.subset(np.zeros(4, dtype=np.bool_))
+    with pytest.raises(DataError, match="no records"):
+        client_update(model, vector, empty, training=ONE_STEP, clip_norm=1.0, seed=0)
+    with pytest.raises(DataError, match="no records"):
+        stacked_client_updates(model, vector, [records, empty], training=ONE_STEP, clip_norm=1.0, seeds=[0, 0])
+    with pytest.raises(ArgumentError, match="seeds"):
+        stacked_client_updates(model, vector, [records], training=ONE_STEP, clip_norm=1.0, seeds=[])
+    with pytest.raises(ArgumentError, match="clip_norm"):
+        client_update(model, vector, records, training=ONE_STEP, clip_norm=0.0, seed=0)
+    with pytest.raises(ArgumentError, match="seed"):
+        client_update(model, vector, records, training=ONE_STEP, clip_norm=1.0, seed=-1)
+    assert stacked_client_updates(model, vector, [], training=ONE_STEP, clip_norm=1.0, seeds=[]).shape == (0, 51)
+    for arguments in (
+        {"epochs": 0, "learning_rate": 1.0},
+        {"epochs": 1, "learning_rate": float("nan")},
+        {"epochs": 1, "learning_rate": 1.0, "batch_size": 0},
+    ):
+        with pytest.raises(ArgumentError):
+            LocalTraining(**arguments)
