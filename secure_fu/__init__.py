@@ -1,0 +1,41 @@
+"""Federated unlearning that can be proved: every release is a clipped, noised, encrypted sum.
+
+    from secure_fu import DeletionRequest, Federation, Records, Rollback, make_plan, membership_audit
+
+The rooms: :mod:`~secure_fu.crypto` and :mod:`~secure_fu.privacy`, which can be used alone; :mod:`~secure_fu.learning`;
+:mod:`~secure_fu.protocol`, where they meet; :mod:`~secure_fu.training`, :mod:`~secure_fu.unlearning`,
+:mod:`~secure_fu.audit` and :mod:`~secure_fu.deletion` on top; :mod:`~secure_fu.simulation` for whole comparisons.
+"""
+
+from __future__ import annotations
+
+from secure_fu.audit import MembershipAudit, membership_audit
+from secure_fu.deletion import DeletionRequest
+from secure_fu.errors import SecureFUError
+from secure_fu.federation import Federation, Unlearned
+from secure_fu.learning import Records
+from secure_fu.planning import Plan, make_plan
+from secure_fu.privacy import Unit
+from secure_fu.training import Recipe
+from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub, UnlearningMethod
+
+__all__ = [
+    "Correction",
+    "DeletionRequest",
+    "Federation",
+    "FineTune",
+    "MembershipAudit",
+    "Plan",
+    "Recipe",
+    "Records",
+    "Retrain",
+    "Rollback",
+    "Scratch",
+    "Scrub",
+    "SecureFUError",
+    "Unit",
+    "Unlearned",
+    "UnlearningMethod",
+    "make_plan",
+    "membership_audit",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,24 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from secure_fu.errors import ArgumentError, ConfigError, DataError, RunDirectoryError, SecureFUError
+from secure_fu.errors import (
+    ArgumentError,
+    CapacityError,
+    ConfigError,
+    DataError,
+    LedgerError,
+    RunDirectoryError,
+    SecureFUError,
+    UnattainableEpsilonError,
+)
 
 __all__ = ["app", "main"]
 
-BAD_INPUT = 2
 FAILED = 1
+BAD_INPUT = 2
 INTERRUPTED = 130
+
+_BAD_INPUT_ERRORS = (ArgumentError, CapacityError, DataError, LedgerError, RunDirectoryError, UnattainableEpsilonError)
 
 app = typer.Typer(
     add_completion=False,
@@ -102,10 +112,14 @@ def simulate(
         overrides.append(f'protocol.scheme="{scheme}"')
     chosen = with_overrides(chosen, overrides)
     target = out if out is not None else Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with _phase_bars(Console(stderr=True)) as bars:
-        result = Simulation(
-            chosen, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic, progress=bars
-        ).run()
+    try:
+        with _phase_bars(Console(stderr=True)) as bars:
+            result = Simulation(
+                chosen, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic, progress=bars
+            ).run()
+    except KeyboardInterrupt:
+        print(f"secure-fu: interrupted; what was done is in {target}, marked incomplete", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     console.print(terminal_table(result))
     console.print(f"Report: {target / 'report.html'}", soft_wrap=True, highlight=False)
 
@@ -121,23 +135,15 @@ def ledger(
     path = run_dir / "ledger.sqlite"
     if not path.is_file():
         raise RunDirectoryError(f"RUN_DIR is {str(run_dir)!r}, which holds no ledger.sqlite; expected the folder of a run")
-    with PrivacyLedger.open(path) as opened:
+    with PrivacyLedger.open(path, read_only=True) as opened:
         Console().print(ledger_table(opened))
 
 
 def main() -> None:
     """Entry point of `secure-fu`. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("secure-fu: interrupted; what was done stays in the run directory, marked incomplete", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
-    except (ArgumentError, ConfigError, DataError, RunDirectoryError) as error:
+        app()
+    except _BAD_INPUT_ERRORS as error:
         print(f"secure-fu: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     except SecureFUError as error:

@@ -247,8 +247,8 @@ def _attack(audit: MembershipAudit) -> dict[str, object]:
     scores = np.concatenate([audit.member_scores, audit.non_member_scores])
     edges = np.histogram_bin_edges(scores, bins=_HISTOGRAM_BINS)
     return {
-        "fpr": audit.roc.fpr.tolist(),
-        "tpr": audit.roc.tpr.tolist(),
+        "fpr": audit.roc.false_positive_rates.tolist(),
+        "tpr": audit.roc.true_positive_rates.tolist(),
         "tpr_low": audit.roc.low.tolist(),
         "tpr_high": audit.roc.high.tolist(),
         "member_scores_histogram": {

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import FlatModel, Records, record_losses
-from secure_fu.privacy import Interval, RocCurve, area_under_curve, roc_curve, true_positive_rate
+from secure_fu.privacy import Interval, RocCurve, auc, roc_curve, true_positive_rate
 
 __all__ = ["MembershipAudit", "membership_audit"]
 
@@ -57,7 +57,7 @@ def membership_audit(
     inside = -record_losses(model, parameters, members)
     outside = -record_losses(model, parameters, non_members)
     return MembershipAudit(
-        auc=area_under_curve(inside, outside),
+        auc=auc(inside, outside),
         tpr_at_1pct_fpr=true_positive_rate(inside, outside, false_positive_rate=0.01),
         roc=roc_curve(inside, outside),
         member_scores=inside,

@@ -189,7 +189,7 @@ class Bfv(AdditiveScheme):
 
     def __init__(self) -> None:
         self._tenseal = Tenseal()
-        # Loading costs 3 ms, three times an encryption of 4096 integers, and the parties of one process load the same key.
+        # Loading costs 3 ms, as much as three encryptions, and all parties of one process load the same key each round.
         self._load = functools.lru_cache(maxsize=4)(self._load_uncached)
         self.max_clients = exact_sum_limit(self._tenseal.ciphertext_modulus)
 

@@ -13,7 +13,7 @@ from secure_fu.errors import ArgumentError
 from secure_fu.learning._linear import row_norms
 from secure_fu.learning._private import PrivateCopy
 from secure_fu.learning.flat import FlatModel
-from secure_fu.learning.losses import Loss, per_record
+from secure_fu.learning.losses import Loss, checked_losses
 
 __all__ = ["ExplicitGradients", "combine"]
 
@@ -58,7 +58,7 @@ class ExplicitGradients:
         with warnings.catch_warnings():
             # The first layer's input needs no gradient; its hook says so at every call.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses = per_record(loss, self._hooked(features), targets)
+            losses = checked_losses(loss, self._hooked(features), targets)
             losses.sum().backward()  # type: ignore[no-untyped-call]
         count = len(features)
         blocks = []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secure_fu.learning._private import PrivateCopy
 from secure_fu.learning.flat import FlatModel, Layer
-from secure_fu.learning.losses import Loss, per_record
+from secure_fu.learning.losses import Loss, checked_losses
 
 __all__ = ["LinearGradients", "row_norms"]
 
@@ -61,7 +61,7 @@ class LinearGradients:
             float64, (d,); None if a layer did not run exactly once on (n, inputs), so that this class does not apply.
         """
         self._runs = {}
-        losses = per_record(loss, self.copy.module(features), targets)
+        losses = checked_losses(loss, self.copy.module(features), targets)
         collected, self._runs = self._runs, {}
         count = len(features)
         runs = [collected.get(layer, []) for layer, _, _ in self._parts]

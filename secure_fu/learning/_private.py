@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from secure_fu.learning.flat import FlatModel
-from secure_fu.learning.losses import Loss, per_record
+from secure_fu.learning.losses import Loss, checked_losses
 
 __all__ = ["PrivateCopy"]
 
@@ -55,7 +55,7 @@ class PrivateCopy:
         rows = []
         for index in range(len(features)):
             one = slice(index, index + 1)
-            value = per_record(loss, self.module(features[one]), targets[one]).sum()
+            value = checked_losses(loss, self.module(features[one]), targets[one]).sum()
             parts = torch.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
             rows.append(torch.cat([part.reshape(-1) for part in parts]))
         return torch.stack(rows)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import DataError
 from secure_fu.learning.flat import FlatModel
-from secure_fu.learning.losses import Loss, cross_entropy, per_record
+from secure_fu.learning.losses import Loss, checked_losses, cross_entropy
 from secure_fu.learning.records import Records
 
 __all__ = ["accuracy", "logits", "mean_loss", "predictions", "record_losses"]
@@ -55,7 +55,7 @@ def record_losses(
 ) -> NDArray[np.float64]:
     """The loss of every record: float64, shape (n,). Raises as :func:`logits`."""
     scores = torch.from_numpy(logits(model, vector, records))
-    result: NDArray[np.float64] = per_record(loss, scores, records.labels).numpy()
+    result: NDArray[np.float64] = checked_losses(loss, scores, records.labels).numpy()
     return result
 
 

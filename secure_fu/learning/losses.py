@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from secure_fu.errors import ArgumentError
 
-__all__ = ["Loss", "cross_entropy", "per_record"]
+__all__ = ["Loss", "checked_losses", "cross_entropy"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), targets (n, ...)) -> losses (n,). Each loss may depend on its own record alone."""
@@ -26,7 +26,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-def per_record(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+def checked_losses(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
     """Apply a loss and check that it gives one value a record.
 
     Raises:

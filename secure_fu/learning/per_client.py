@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secure_fu.errors import ArgumentError, DataError, NonFiniteError
 from secure_fu.learning.flat import FlatModel
-from secure_fu.learning.losses import Loss, cross_entropy, per_record
+from secure_fu.learning.losses import Loss, checked_losses, cross_entropy
 from secure_fu.learning.records import Records
 
 __all__ = ["LocalTraining", "client_update", "stacked_client_updates"]
@@ -93,7 +93,7 @@ def client_update(
     for batch in _batches(len(records), training, seed):
         index = torch.from_numpy(batch)
         leaves = {name: tensor.requires_grad_() for name, tensor in current.items()}
-        value = per_record(loss, model.logits(leaves, features[index], training=True), records.labels[index]).mean()
+        value = checked_losses(loss, model.logits(leaves, features[index], training=True), records.labels[index]).mean()
         gradients = torch.autograd.grad(
             value, [leaves[name] for name in names], materialize_grads=True, allow_unused=True
         )
@@ -188,7 +188,7 @@ def _train_stack(
         chosen, present = torch.from_numpy(index), torch.from_numpy(mask)
         leaves = {name: tensor.requires_grad_() for name, tensor in current.items()}
         logits = stacked_forward(leaves, features[chosen]).flatten(0, 1)
-        losses = per_record(loss, logits, labels[chosen].flatten()).view(clients, width)
+        losses = checked_losses(loss, logits, labels[chosen].flatten()).view(clients, width)
         # where, not a product: the padding's loss can be infinite. A client without a batch in this step stays put.
         means = torch.where(present, losses, 0.0).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         gradients = torch.autograd.grad(
@@ -240,5 +240,4 @@ def _clip_rows(changes: NDArray[np.float64], clip_norm: float) -> NDArray[np.flo
         # Twice the relative error of the norm is taken off, so that rounding cannot carry a row over the bound.
         bound = clip_norm * (1.0 - (changes.shape[1] + 64) * 2.0**-52)
         clipped = changes * np.minimum(1.0, bound / np.maximum(norms, _LEAST_NORM))
-    clipped[~np.isfinite(norms[:, 0])] = np.nan
     return np.asarray(clipped)

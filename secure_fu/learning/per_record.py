@@ -6,8 +6,11 @@ inside the secure sum, and the divisor is a public constant that the server appl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -25,7 +28,7 @@ from secure_fu.learning.records import Records
 __all__ = ["PerRecordGradients"]
 
 _CHUNK_BYTES: Final = 2**28
-_LEAST_NORM: Final = 1e-140
+_LEAST_NORM: Final = 1e-140  # with clip norms up to 1e100, factors stay finite
 _PROBE: Final = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
 _PROBE_TOLERANCE: Final = 1e-8
 
@@ -43,10 +46,10 @@ class PerRecordGradients:
         is NaN or infinite is refused, never clipped.
 
     Assumes:
-        A record's gradient depends on that record alone. On first use this is tested on up to three records, against
-        automatic differentiation of each alone: a module that mixes the records of its batch, or uses a parameter
-        outside its own layer, is refused. What remains is that float64 products of other sizes may round differently,
-        by relative 1e-16 or so.
+        A record's gradient depends on that record alone. On the first use of each loss this is tested on up to three
+        records, against automatic differentiation of each alone: a module or loss that mixes the records of its
+        batch, or a module that uses a parameter outside its own layer, is refused. What remains is that float64
+        products of other sizes may round differently, by relative 1e-16 or so.
 
     Edge cases:
         ====================================  ==================================================
@@ -71,7 +74,7 @@ class PerRecordGradients:
         self._model = model
         self._linear = LinearGradients(model) if LinearGradients.covers(model) else None
         self._explicit = ExplicitGradients(model) if self._linear is None else None
-        self._tested: set[LinearGradients | ExplicitGradients] = set()
+        self._tested: WeakKeyDictionary[Loss, set[LinearGradients | ExplicitGradients]] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"PerRecordGradients({self._model!r})"
@@ -116,7 +119,8 @@ class PerRecordGradients:
             chunk = slice(start, start + rows)
             factors = None if weights is None else torch.from_numpy(weights[chunk].astype(np.float64))
             features = records.features[chunk].to(torch.float64)
-            part = rule.scaled_sum(features, aims[chunk], loss, partial(clip.scales, weights=factors))
+            with self._explained(records):
+                part = rule.scaled_sum(features, aims[chunk], loss, partial(clip.scales, weights=factors))
             if part is None:
                 raise ArgumentError("records", f"of shape {records.shape}", "the shape of the first records seen")
             total += part
@@ -155,7 +159,8 @@ class PerRecordGradients:
             for low in range(starts[first], starts[last], rows):
                 chosen = order[low : min(low + rows, starts[last])]
                 index, row = torch.from_numpy(chosen), torch.from_numpy(group_of[chosen] - first)
-                parts = rule.gradients(records.features[index].to(torch.float64), aims[index], loss)
+                with self._explained(records):
+                    parts = rule.gradients(records.features[index].to(torch.float64), aims[index], loss)
                 for block, part in zip(sums, parts, strict=True):
                     block.index_add_(0, row, part)
             total += combine(sums, clip.scales)
@@ -184,8 +189,8 @@ class PerRecordGradients:
             raise ArgumentError(
                 "module",
                 type(self._model.module).__name__,
-                "a module in which a record's gradient does not depend on the other records of its batch, and in which "
-                "every parameter is used by the forward pass of its own layer",
+                "a module and a loss under which a record's gradient does not depend on the other records of its "
+                "batch, every parameter being used by the forward pass of its own layer",
             )
         return self._explicit
 
@@ -197,21 +202,16 @@ class PerRecordGradients:
         targets: Tensor,
         loss: Loss,
     ) -> bool:
-        if rule in self._tested or len(records) == 0:
+        tested = self._tested.setdefault(loss, set())
+        if rule in tested or len(records) == 0:
             return True
         count = min(len(records), len(_PROBE))
         features, aims, weights = records.features[:count].to(torch.float64), targets[:count], _PROBE[:count]
         alone = PrivateCopy(self._model)
         alone.load(vector)
         alone.set_dropout(False)
-        try:
+        with self._explained(records):
             expected = alone.lone_gradients(features, aims, loss)
-        except RuntimeError as error:
-            name = type(self._model.module).__name__
-            shape = ("n", *records.shape)
-            raise ArgumentError(
-                "module", name, f"a module that takes float64 features of shape {shape}: {error}"
-            ) from None
         norms = torch.linalg.vector_norm(expected, dim=1)
         _refuse_non_finite(norms)
         found_norms = torch.zeros_like(norms)
@@ -221,8 +221,10 @@ class PerRecordGradients:
             return weights
 
         rule.copy.set_dropout(False)
-        found = rule.scaled_sum(features, aims, loss, probe)
-        rule.copy.set_dropout(True)
+        try:
+            found = rule.scaled_sum(features, aims, loss, probe)
+        finally:
+            rule.copy.set_dropout(True)
         if found is None:
             return False
         allowed = _PROBE_TOLERANCE * float(norms.sum()) + _LEAST_NORM
@@ -230,9 +232,18 @@ class PerRecordGradients:
             return False
         if float((found_norms - norms).abs().max()) > allowed:
             return False
-        if count > 1:  # one record alone cannot show whether records are mixed
-            self._tested.add(rule)
+        # One record alone, or a gradient of zero, cannot show whether records are mixed: test again next time.
+        if count > 1 and bool((norms > 0).all()):
+            tested.add(rule)
         return True
+
+    @contextmanager
+    def _explained(self, records: Records) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # torch's own: it names shapes and dtypes, no values
+            expected = f"a module that takes float64 features of shape {('n', *records.shape)}: {error}"
+            raise ArgumentError("module", type(self._model.module).__name__, expected) from None
 
 
 class _Clip:

@@ -196,7 +196,11 @@ def split_records(records: Records, *, test_fraction: float, seed: int) -> tuple
 
 
 def _plain(values: Tensor | ArrayLike) -> Tensor | NDArray[np.generic]:
+    """What torch can take over: writable, of native byte order, without the unsigned types that torch half knows."""
     if isinstance(values, Tensor):
         return values.detach().cpu()
     array = np.asarray(values)
-    return array if array.flags.writeable else array.copy()
+    if array.dtype.kind == "u":
+        return array.astype(np.int64)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return native if native.flags.writeable else native.copy()

@@ -25,6 +25,7 @@ from secure_fu.learning.records import Dataset, Records, split_records
 __all__ = ["csv_file", "npz_file"]
 
 _MAXIMUM_BYTES: Final = 2**32
+_MAXIMUM_CLASSES: Final = 10_000
 _ARRAYS: Final = ("features", "labels", "groups")
 
 
@@ -95,9 +96,13 @@ def npz_file(path: Path | str, *, test_fraction: float = 0.2, seed: int) -> Data
     file = _existing(path)
     try:
         with zipfile.ZipFile(file) as archive:
-            arrays = {name: _array(archive, f"{name}.npy", file) for name in _ARRAYS if f"{name}.npy" in archive.namelist()}
-    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read ({type(error).__name__}); expected an archive by numpy.savez") from error
+            arrays = {
+                name: _array(archive, f"{name}.npy", file) for name in _ARRAYS if f"{name}.npy" in archive.namelist()
+            }
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{file} cannot be read ({type(error).__name__}); expected an archive by numpy.savez"
+        ) from error
     for name in ("features", "labels"):
         if name not in arrays:
             raise DataError(f"{file} has no array {name!r}; expected features, labels and, if there are any, groups")
@@ -120,7 +125,7 @@ def npz_file(path: Path | str, *, test_fraction: float = 0.2, seed: int) -> Data
 
 
 def _array(archive: zipfile.ZipFile, member: str, file: Path) -> NDArray[np.generic]:
-    """One array of an archive, its claimed size checked against the bytes that are there before anything is allocated."""
+    """One array of an archive; the size that it claims is checked against its bytes before anything is allocated."""
     size = archive.getinfo(member).file_size
     if size > _MAXIMUM_BYTES:
         raise DataError(f"{file}: {member} unpacks to {size} bytes; expected at most {_MAXIMUM_BYTES}")
@@ -130,9 +135,13 @@ def _array(archive: zipfile.ZipFile, member: str, file: Path) -> NDArray[np.gene
             read_header = npy.read_array_header_2_0 if version == (2, 0) else npy.read_array_header_1_0
             shape, fortran, dtype = read_header(stream)
         except (ValueError, TypeError, KeyError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
-            raise DataError(f"{file}: {member} cannot be read ({type(error).__name__}); expected an .npy array") from error
-        if dtype.hasobject or min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
-            raise DataError(f"{file}: {member} claims {dtype} of shape {shape} in {size} bytes; expected plain numbers")
+            raise DataError(
+                f"{file}: {member} cannot be read ({type(error).__name__}); expected an .npy array"
+            ) from error
+        if dtype.kind not in "buifU" or dtype.itemsize == 0:
+            raise DataError(f"{file}: {member} is {dtype}; expected real numbers, or texts for groups")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size:
+            raise DataError(f"{file}: {member} claims {dtype} of shape {shape}, but has {size} bytes in all")
         content = stream.read(math.prod(shape) * dtype.itemsize + 1)
     if len(content) != math.prod(shape) * dtype.itemsize:
         raise DataError(f"{file}: {member} holds {len(content)} bytes of values; expected {dtype} of shape {shape}")
@@ -149,11 +158,14 @@ def _existing(path: Path | str) -> Path:
 
 
 def _dataset(file: Path, records: Records, *, test_fraction: float, seed: int) -> Dataset:
+    classes = max(2, 1 + int(records.labels.max()))
+    if classes > _MAXIMUM_CLASSES:
+        raise DataError(f"{file} has a label of {classes - 1}; expected class numbers below {_MAXIMUM_CLASSES}")
     train, test = split_records(records, test_fraction=test_fraction, seed=seed)
     return Dataset(
         train=train,
         test=test,
-        classes=max(2, 1 + int(records.labels.max())),
+        classes=classes,
         name=file.stem.lower(),
         description=f"Records from {file.name}, features as they stand in the file.",
     )

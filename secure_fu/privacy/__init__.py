@@ -1,6 +1,7 @@
-"""Clipping, the grid, exact discrete noise: what bounds and hides one unit's contribution to a secure sum.
+"""What bounds and hides one unit's contribution to a secure sum, what that costs, and how to measure what leaks.
 
-Nothing here knows of keys, ciphertexts or models.
+Clipping, the grid and exact discrete noise; accounting, calibration and the ledger; statistics of audits. Nothing here
+knows of keys, ciphertexts or models.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
 from secure_fu.privacy.events import GaussianSumEvent
 from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
 from secure_fu.privacy.ledger import PrivacyLedger, Reservation
+from secure_fu.privacy.ledger_records import EventStatus, LedgerEvent
 from secure_fu.privacy.noise import NoiseShare, assured_clients
+from secure_fu.privacy.statistics import (
+    Interval,
+    RocCurve,
+    auc,
+    clopper_pearson,
+    mean_interval,
+    paired_gap_interval,
+    roc_curve,
+    true_positive_rate,
+)
 from secure_fu.privacy.units import Unit
 
 __all__ = [
@@ -22,21 +34,31 @@ __all__ = [
     "Budget",
     "Calibration",
     "EpsilonEntry",
+    "EventStatus",
     "GaussianSumEvent",
     "Grid",
+    "Interval",
+    "LedgerEvent",
     "NoiseShare",
     "Phase",
     "PrivacyLedger",
     "RandomStream",
     "Reservation",
+    "RocCurve",
     "Subject",
     "Unit",
     "View",
     "assured_clients",
+    "auc",
     "calibrate_noise",
     "clip_l2",
+    "clopper_pearson",
+    "mean_interval",
+    "paired_gap_interval",
     "pld_epsilon",
     "renyi_epsilon",
+    "roc_curve",
     "sample_discrete_gaussian",
     "tail_bound",
+    "true_positive_rate",
 ]

@@ -56,8 +56,8 @@ def sample_discrete_gaussian(sigma_squared: Fraction, size: int, *, stream: Rand
 
     Formal Guarantees:
         If the stream's words are independent and uniform, the samples are independent and each has exactly the law
-        N_Z(0, sigma_squared). No floating-point number enters. The argument, for w, v powers of two and n an integer
-        from :func:`~secure_fu.privacy._paving.pave`:
+        N_Z(0, sigma_squared). No floating-point number enters a decision. The argument, for w, v powers of two and n an
+        integer from :func:`~secure_fu.privacy._paving.pave`:
 
         1. *Proposal.* The low 13 bits of a word choose one of 2**13 slots, the next bit a sign, the following bits an
            offset below w; they are disjoint, hence independent and exactly uniform. A slot is a cell (column k, level

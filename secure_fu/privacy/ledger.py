@@ -38,7 +38,7 @@ from secure_fu.privacy.renyi_filter import check_round
 from secure_fu.privacy.spending import Spending, largest_epsilon
 from secure_fu.privacy.units import Unit
 
-__all__ = ["PrivacyLedger"]
+__all__ = ["EventStatus", "LedgerEvent", "PrivacyLedger", "Reservation"]
 
 _NO_ROUND = -1
 

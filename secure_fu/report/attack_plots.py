@@ -87,18 +87,21 @@ def scores_picture(result: Result) -> Picture | None:
         return None
     styles = method_styles(row.name for row in result.rows)
     figure, panels, columns = grid_of_panels(len(rows), height=1.55, below=0.5)
+    highest = 0.0
     for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
         histogram = attacks[row.name]
         shares = [_shares(histogram.non_members), _shares(histogram.members)]
         axes.stairs(shares[0], histogram.edges, fill=True, color=MUTED, alpha=0.35)
         axes.stairs(shares[1], histogram.edges, color=styles[row.name].colour, linewidth=1.6)
         axes.set_title(row.name, fontsize=9, fontweight="normal")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_locator(MaxNLocator(3))
-        axes.set_ylim(bottom=0)
+        highest = max(highest, *shares[0], *shares[1])
         if index % columns == 0:
             axes.set_ylabel("share")
         if index >= len(rows) - columns:
             axes.set_xlabel("attack score")
+    panels[0].set_ylim(0, 1.08 * highest)
     return picture(
         figure,
         name="membership_scores",

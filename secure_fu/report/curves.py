@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from secure_fu.report.canvas import Picture, new_figure, percent_axis, picture
 from secure_fu.report.result import CurvePoint, Result, Row
 from secure_fu.report.style import GRID, INK, MUTED, method_styles
-from secure_fu.report.text import join_words, percent
+from secure_fu.report.text import clients_in_words, percent
 from secure_fu.report.verdict import ordered_rows
 
 __all__ = ["curves_picture"]
@@ -66,15 +66,12 @@ def _training_panel(axes: Axes, result: Result) -> None:
     axes.set_title("Original: training with all data")
     axes.set_xlabel("round")
     joined = result.scenario.joined_at_round
-    who = (
-        join_words(list(result.scenario.forgotten_clients))
-        if result.scenario.forgotten_clients
-        else "the forgotten data"
-    )
+    named = result.scenario.forgotten_clients
+    who = clients_in_words(named) if named else "forgotten data"
     if joined is not None and rounds[0] < joined < rounds[-1]:
         axes.axvspan(joined, rounds[-1], color=GRID, alpha=0.45, linewidth=0)
         axes.axvline(joined, color=MUTED, linewidth=1.0)
-        _mark(axes, joined, f"{who} joins, round {joined} ")
+        _mark(axes, joined, f"{who}: joins at round {joined} ")
     axes.axvline(rounds[-1], color=MUTED, linewidth=1.0)
     _mark(axes, rounds[-1], "deletion request ")
     axes.set_xlim(rounds[0], rounds[-1] + 0.11 * (rounds[-1] - rounds[0]))

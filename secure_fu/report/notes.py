@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from secure_fu.report.result import Guarantee, Result
-from secure_fu.report.text import count, join_words
+from secure_fu.report.result import Result
+from secure_fu.report.text import clients_in_words, count
 
-__all__ = ["GUARANTEE_MEANING", "NOT_PROTECTED", "assumptions"]
-
-GUARANTEE_MEANING = {
-    Guarantee.NONE: "nothing is claimed",
-    Guarantee.EXACT: "the model's law is that of training without the data, with fresh noise",
-    Guarantee.CERTIFIED: "the model is (epsilon, delta)-close to one that never saw the data",
-    Guarantee.HEURISTIC: "nothing is proved; only the measurements speak",
-    Guarantee.BASELINE: "no unlearning; shown because a heuristic must beat it",
-}
+__all__ = ["NOT_PROTECTED", "assumptions"]
 
 NOT_PROTECTED = (
     "A party that stops answering: denial of service is not prevented.",
@@ -39,12 +31,13 @@ def assumptions(result: Result) -> tuple[str, ...]:
             f"Sampling. Clients draw each {privacy.unit} with probability {privacy.sampling_rate:g} in a round, "
             "independently and in secret; the epsilon figures count on that."
         )
-    if privacy.unit != "client" and scenario.forgotten_records > 1:
-        who = f" of {join_words(list(scenario.forgotten_clients))}" if scenario.forgotten_clients else ""
-        group = count(scenario.forgotten_records)
+    units = len(scenario.forgotten_clients) if privacy.unit == "client" else scenario.forgotten_records
+    if units > 1:
+        whose = f" of {clients_in_words(scenario.forgotten_clients)}" if scenario.forgotten_clients else ""
+        what = "clients" if privacy.unit == "client" else f"records{whose}"
         sentences.append(
-            f"Unit. Epsilon speaks of one {privacy.unit}. The {group} forgotten records{who} are many such units "
-            "together, and get no useful proof of secrecy as a whole."
+            f"Unit. Epsilon speaks of one {privacy.unit}. The {count(units)} forgotten {what} are more than one, and "
+            "as a whole they get no useful proof of secrecy from it."
         )
     sentences += [
         "Measurements. Accuracies, backdoor and attack figures come from the simulation's evaluator, which looks at "

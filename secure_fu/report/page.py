@@ -13,7 +13,7 @@ from secure_fu.report import text
 from secure_fu.report.attack_plots import roc_picture, scores_picture
 from secure_fu.report.canvas import Picture, drawing
 from secure_fu.report.curves import curves_picture
-from secure_fu.report.notes import GUARANTEE_MEANING, NOT_PROTECTED, assumptions
+from secure_fu.report.notes import NOT_PROTECTED, assumptions
 from secure_fu.report.plots import epsilon_picture, outcome_picture, traffic_picture
 from secure_fu.report.result import Result
 from secure_fu.report.schema import read_result
@@ -71,6 +71,7 @@ def _render(run: Result, pictures: list[Picture]) -> str:
         duration=text.duration,
         interval=text.interval,
         percent=text.percent,
+        signed_points=text.signed_points,
         base64=lambda data: base64.b64encode(data).decode("ascii"),
     )
     rows = ordered_rows(run)
@@ -82,7 +83,6 @@ def _render(run: Result, pictures: list[Picture]) -> str:
         verdicts=verdicts(run),
         margins={"accuracy": ACCURACY_MARGIN, "backdoor": BACKDOOR_MARGIN},
         pictures=pictures,
-        meaning=GUARANTEE_MEANING,
         assumptions=assumptions(run),
         not_protected=NOT_PROTECTED,
         epsilon=text.headline_epsilon,

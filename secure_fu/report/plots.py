@@ -44,7 +44,7 @@ def outcome_picture(result: Result) -> Picture:
     _bars(left, rows, [row.test_accuracy for row in rows])
     _bars(right, rows, influence)
     left.set_title("Test accuracy")
-    right.set_title("Backdoor success" if backdoor else "Accuracy on the forgotten records")
+    right.set_title("Backdoor success" if backdoor else "Accuracy on forgotten data")
     label_rows(left, [row.title for row in rows], [_GUARANTEES[row.guarantee] for row in rows])
     figure.legend(
         handles=[Line2D([], [], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="the retrained model")],
@@ -162,8 +162,8 @@ def _epsilon_by_phase(row: Row, subject: str) -> dict[str, float]:
 
 
 def _epsilon_line(axes: Axes, position: int, values: dict[str, float], colour: str, *, claimed: bool) -> None:
-    if not values:
-        text = "no finite bound" if claimed else "nothing released about it"
+    if not values or max(values.values()) == 0.0:
+        text = "no finite bound" if claimed and not values else "nothing released about it"
         across = axes.get_yaxis_transform()
         axes.text(0.02, position, text, transform=across, va="center", color=MUTED, fontsize=8.5, style="italic")
         return
@@ -173,7 +173,14 @@ def _epsilon_line(axes: Axes, position: int, values: dict[str, float], colour: s
         if phase in values:
             face = "white" if hollow else colour
             axes.plot(
-                values[phase], position, marker=marker, markersize=6.5, color=colour, markerfacecolor=face, zorder=3
+                values[phase],
+                position,
+                marker=marker,
+                markersize=6.5,
+                color=colour,
+                markerfacecolor=face,
+                zorder=3,
+                clip_on=False,
             )
     axes.annotate(
         decimal(top),

@@ -94,7 +94,6 @@ class ResultTable:
 
     def _cells(self, row: Row, answer: Answer | None, *, long: bool) -> tuple[Text, ...]:
         reference = self._result.row("retrained")
-        unit = " %" if long else ""
         answered, answer_style = (MISSING, "dim") if answer is None else _ANSWER[answer]
         costly = reference is not None and row.test_accuracy < reference.test_accuracy - ACCURACY_MARGIN
         leaking = (
@@ -111,8 +110,8 @@ class ResultTable:
             Text(row.name, style="bold"),
             Text(row.guarantee.value, style=_GUARANTEE_STYLE[row.guarantee]),
             Text(answered, style=answer_style),
-            Text(percent(row.test_accuracy, unit=unit), style="red" if costly else ""),
-            Text(percent(row.backdoor_success, unit=unit), style="red" if leaking else ""),
+            Text(_percentage(row.test_accuracy, long=long), style="red" if costly else ""),
+            Text(_percentage(row.backdoor_success, long=long), style="red" if leaking else ""),
             Text(_area(row.membership_auc, long=long)),
             *epsilons,
             Text(str(row.rounds)),
@@ -128,6 +127,10 @@ class ResultTable:
             f"delta {privacy.delta:g}{budget}. Upload: one client, whole branch.",
             style="dim",
         )
+
+
+def _percentage(fraction: float | None, *, long: bool) -> str:
+    return percent(fraction) if long else percent(fraction, unit="")
 
 
 def _area(figure: Interval | None, *, long: bool) -> str:

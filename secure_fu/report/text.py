@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from secure_fu.report.result import EpsilonClaim, Interval, Row
 
 __all__ = [
     "MISSING",
     "byte_count",
+    "clients_in_words",
     "count",
     "decimal",
     "duration",
@@ -15,22 +18,29 @@ __all__ = [
     "join_words",
     "percent",
     "points",
+    "signed_points",
 ]
 
 MISSING = "–"
+_NBSP = "\u00a0"  # between a figure and its unit, which belong on one line
 
 # A row's own figure, in this order of preference: all that was released before and after, else the one phase there was.
 _PHASES = ("training+unlearning", "training", "unlearning")
 
 
-def percent(fraction: float | None, *, unit: str = " %") -> str:
+def percent(fraction: float | None, *, unit: str = f"{_NBSP}%") -> str:
     """A fraction as a percentage with one decimal: 0.923 is "92.3 %"."""
     return MISSING if fraction is None else f"{100 * fraction:.1f}{unit}"
 
 
 def points(difference: float) -> str:
     """A difference of two fractions in percentage points, without its sign: 0.031 is "3.1 points"."""
-    return f"{100 * abs(difference):.1f} points"
+    return f"{100 * abs(difference):.1f}{_NBSP}points"
+
+
+def signed_points(difference: float | None) -> str:
+    """A difference of two fractions in percentage points, with its sign: "+3.1 points"."""
+    return MISSING if difference is None else f"{100 * difference:+.1f}{_NBSP}points"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -54,23 +64,28 @@ def byte_count(size: float) -> str:
     while size >= 999.5 and len(units) > 1:
         size /= 1000
         units.pop(0)
-    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 99.5 else f"{size:.3g} {units[0]}"
+    return f"{size:.0f}{_NBSP}{units[0]}" if units[0] == "B" or size >= 99.5 else f"{size:.3g}{_NBSP}{units[0]}"
 
 
 def duration(seconds: float) -> str:
     """A duration: "8.1 s", "2 min 5 s", "1 h 3 min"."""
     if seconds < 59.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{_NBSP}s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60}{_NBSP}min {whole % 60}{_NBSP}s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 60}{_NBSP}h {minutes % 60}{_NBSP}min"
 
 
-def join_words(words: list[str]) -> str:
+def join_words(words: Sequence[str], conjunction: str = "and") -> str:
     """An English list: "a", "a and b", "a, b and c"."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def clients_in_words(names: tuple[str, ...]) -> str:
+    """Up to three clients by name, more as a number."""
+    return join_words(names) if len(names) <= 3 else f"{len(names):,} clients"
 
 
 def headline_epsilon(row: Row, subject: str) -> EpsilonClaim | None:

@@ -4,7 +4,7 @@ The yardstick is the retrained model, never perfection. A method counts as havin
 in the original model no longer does, no more than after retraining: the backdoor within :data:`BACKDOOR_MARGIN`, and
 the membership attack not told apart from retraining by its confidence intervals. A measurement that does not even tell
 the original from the retrained model cannot show forgetting, and a verdict that would rest on such measurements alone
-is :attr:`Answer.UNKNOWN`. A model that no release about the data led to has nothing to forget.
+is :attr:`Answer.UNKNOWN`. An exact guarantee does not rest on measurements, but one that speaks against it is shown.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class Answer(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one run says about one method. ``reasons`` and ``usefulness`` are full sentences."""
+    """What one run says about one method.
+
+    ``reasons`` are what each measurement says, as an answer of its own and a sentence; ``usefulness`` is a sentence.
+    """
 
     row: Row
     forgot: Answer
     useful: Answer
-    reasons: tuple[str, ...]
+    reasons: tuple[tuple[Answer, str], ...]
     usefulness: str
 
 
@@ -90,26 +93,41 @@ def verdicts(result: Result) -> tuple[Verdict, ...]:
 
 
 def _judge(row: Row, original: Row, reference: Row) -> Verdict:
-    findings = [
-        finding
-        for finding in (_backdoor(row, original, reference), _membership(row, original, reference))
-        if finding is not None
-    ]
-    if row.epsilon and all(claim.subject != "forgotten" for claim in row.epsilon):
-        # A weak model may fall for a trigger that it never learned: what was never used cannot have been kept.
-        findings = [(Answer.YES, "No release that led to this model had seen the data.")]
-    answers = [answer for answer, _ in findings]
-    forgot = next((answer for answer in (Answer.NO, Answer.YES) if answer in answers), Answer.UNKNOWN)
-    reasons = tuple(sentence for _, sentence in findings)
     gap = row.test_accuracy - reference.test_accuracy
+    useful = Answer.YES if gap >= -ACCURACY_MARGIN else Answer.NO
+    measured = (_backdoor(row, original, reference), _membership(row, original, reference))
+    findings = [finding for finding in measured if finding is not None]
+    if row.guarantee is Guarantee.EXACT:
+        findings = _beside_exact(findings, useful)
+    elif not findings:
+        findings = [(Answer.UNKNOWN, "Neither a backdoor nor a membership attack was measured.")]
+    answers = [answer for answer, _ in findings]
     side = "level with" if round(abs(gap), 3) == 0 else f"{points(gap)} {'above' if gap > 0 else 'below'}"
     return Verdict(
         row=row,
-        forgot=forgot,
-        useful=Answer.YES if gap >= -ACCURACY_MARGIN else Answer.NO,
-        reasons=reasons or ("Neither a backdoor nor a membership attack was measured.",),
+        forgot=next((answer for answer in (Answer.NO, Answer.YES) if answer in answers), Answer.UNKNOWN),
+        useful=useful,
+        reasons=tuple(findings),
         usefulness=f"Test accuracy {percent(row.test_accuracy)}, {side} retraining.",
     )
+
+
+def _beside_exact(findings: list[tuple[Answer, str]], useful: Answer) -> list[tuple[Answer, str]]:
+    """Measurements of a model that never saw the data, next to that guarantee.
+
+    A weak model may fall for a trigger that it never learned; where the model is not weak, a measurement against an
+    exact guarantee is a warning that must not be explained away.
+    """
+    if all(answer is not Answer.NO for answer, _ in findings):
+        return [(Answer.YES, "By its guarantee, which is exact."), *findings]
+    if useful is Answer.YES:
+        return [*findings, (Answer.NO, "This contradicts its guarantee: chance, or an assumption that fails.")]
+    weaker = "A weaker model than the retrained one may do so without ever having seen the data."
+    eased = [
+        (Answer.UNKNOWN, f"{sentence} {weaker}") if answer is Answer.NO else (answer, sentence)
+        for answer, sentence in findings
+    ]
+    return [(Answer.YES, "By its guarantee, which is exact."), *eased]
 
 
 def _backdoor(row: Row, original: Row, reference: Row) -> tuple[Answer, str] | None:
@@ -154,8 +172,10 @@ def _resolution(first: Interval, second: Interval) -> float:
 def headline(result: Result) -> str:
     """The whole run in one or two sentences: which methods made the model forget, and at what price."""
     judged = verdicts(result)
-    if not judged:
+    if result.row("original") is None or result.row("retrained") is None:
         return "This run holds no retrained model to compare with, so it says nothing about forgetting."
+    if not judged:
+        return "This run compares no method with retraining."
     groups: dict[str, list[str]] = {"good": [], "useless": [], "no": [], "unknown": []}
     for verdict in judged:
         if verdict.forgot is Answer.YES:
@@ -164,13 +184,16 @@ def headline(result: Result) -> str:
             groups["no" if verdict.forgot is Answer.NO else "unknown"].append(verdict.row.name)
     sentences = []
     if groups["good"]:
-        sentences.append(f"Yes, with {join_words(groups['good'])}: as far as measured, like retraining, and as useful.")
+        sentences.append(
+            f"Yes, with {join_words(groups['good'])}: as far as this run can measure, the data are gone as after "
+            "retraining, and the model is as useful."
+        )
     elif groups["useless"] or groups["no"]:
         sentences.append("No method both forgot and kept the model useful.")
     if groups["useless"]:
         sentences.append(f"With {join_words(groups['useless'])} it forgot, but lost too much accuracy.")
     if groups["no"]:
-        sentences.append(f"Not with {join_words(groups['no'])}.")
+        sentences.append(f"Not with {join_words(groups['no'], 'or')}.")
     if groups["unknown"]:
         sentences.append(f"This run cannot tell for {join_words(groups['unknown'])}.")
     return " ".join(sentences)

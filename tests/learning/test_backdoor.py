@@ -53,7 +53,13 @@ def test_success_counts_other_classes_only() -> None:
 
 
 def test_bad_arguments() -> None:
-    for positions, value, target in (((), 1.0, 0), ((1, 1), 1.0, 0), ((-1,), 1.0, 0), ((0,), np.nan, 0), ((0,), 1.0, -1)):
+    for positions, value, target in (
+        ((), 1.0, 0),
+        ((1, 1), 1.0, 0),
+        ((-1,), 1.0, 0),
+        ((0,), np.nan, 0),
+        ((0,), 1.0, -1),
+    ):
         with pytest.raises(ArgumentError):
             Trigger(positions=positions, value=value, target=target, description="")
     for shape in ((4,), (1, 2, 3, 4), (0, 4)):

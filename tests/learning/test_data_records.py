@@ -63,11 +63,22 @@ def test_wrong_records_are_refused(features: torch.Tensor, labels: torch.Tensor,
     ("features", "labels"),
     [([[1.0], ["spam"]], [0, 1]), ([[1.0], [2.0, 3.0]], [0, 1]), ([[1.0]], [0.5]), ([[1.0]], [1j]), ([[1e300]], [0])],
 )
-def test_arrays_that_are_no_records_are_refused_without_quoting_them(features: list[object], labels: list[object]) -> None:
+def test_arrays_that_are_no_records_are_refused_without_quoting_them(
+    features: list[object], labels: list[object]
+) -> None:
     with pytest.raises(DataError) as caught:
         Records.from_arrays(features, labels)
     assert "spam" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("dtype", [">f8", "<f2", "u1", ">u2", "u8", "i2", "?"])
+def test_arrays_of_every_numeric_type_are_taken(dtype: str) -> None:
+    values = np.array([[0, 1], [1, 0]], dtype=dtype)
+    values.flags.writeable = False
+    records = Records.from_arrays(values, values[:, 0])
+    assert records.features.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    assert records.labels.tolist() == [0, 1]
 
 
 def test_dataset_checks() -> None:
@@ -94,7 +105,11 @@ def test_split() -> None:
     torch.testing.assert_close(again.features, test.features)
     other = split_records(records, test_fraction=0.2, seed=5)[1]
     assert other.features.tolist() != test.features.tolist()
-    for arguments in ({"test_fraction": 0.0, "seed": 0}, {"test_fraction": 1.0, "seed": 0}, {"test_fraction": 0.5, "seed": -1}):
+    for arguments in (
+        {"test_fraction": 0.0, "seed": 0},
+        {"test_fraction": 1.0, "seed": 0},
+        {"test_fraction": 0.5, "seed": -1},
+    ):
         with pytest.raises(ArgumentError):
             split_records(records, **arguments)
     for few in (records.subset(slice(0, 1)), records.subset(slice(0, 0))):

@@ -6,7 +6,17 @@ import torch
 from torch import nn
 
 from secure_fu.errors import ArgumentError, DataError
-from secure_fu.learning import FlatModel, Records, accuracy, evaluate, logits, mean_loss, mlp, predictions, record_losses
+from secure_fu.learning import (
+    FlatModel,
+    Records,
+    accuracy,
+    evaluate,
+    logits,
+    mean_loss,
+    mlp,
+    predictions,
+    record_losses,
+)
 
 
 def make_records(count: int) -> Records:

@@ -67,9 +67,7 @@ def skew(records: Records, parts: list[NDArray[np.int64]]) -> float:
     """Mean total-variation distance between a client's labels and everybody's."""
     labels = records.labels.numpy()
     overall = np.bincount(labels, minlength=10) / len(labels)
-    return float(
-        np.mean([np.abs(np.bincount(labels[p], minlength=10) / len(p) - overall).sum() / 2 for p in parts])
-    )
+    return float(np.mean([np.abs(np.bincount(labels[p], minlength=10) / len(p) - overall).sum() / 2 for p in parts]))
 
 
 def test_skew_grows_as_it_should() -> None:

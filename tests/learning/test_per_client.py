@@ -140,9 +140,7 @@ class Branching(nn.Module):
 def test_modules_that_cannot_be_stacked_say_so() -> None:
     model = FlatModel(Branching())
     with pytest.raises(ArgumentError, match=r"torch\.vmap can stack"):
-        stacked_client_updates(
-            model, model.vector(), [make_records(2)], training=ONE_STEP, clip_norm=1.0, seeds=[0]
-        )
+        stacked_client_updates(model, model.vector(), [make_records(2)], training=ONE_STEP, clip_norm=1.0, seeds=[0])
 
 
 def test_bad_arguments() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,13 +15,20 @@ from torch.nn import functional
 
 from secure_fu.errors import ArgumentError, DataError, NonFiniteError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records, cross_entropy, logistic, mlp, per_record
+from secure_fu.learning._linear import row_norms
 
 CLIP = 0.7
 
 
 def conv() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.GroupNorm(1, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3)
+        nn.Conv2d(1, 3, 3),
+        nn.GroupNorm(1, 3),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(12, 4),
+        nn.Tanh(),
+        nn.Linear(4, 3),
     )
 
 
@@ -78,7 +86,9 @@ def frozen() -> nn.Module:
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "mlp": lambda: mlp(16, (6, 5), 3, seed=3),
-    "in place": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(inplace=True), nn.Linear(5, 3, bias=False)),
+    "in place": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 5), nn.ReLU(inplace=True), nn.Linear(5, 3, bias=False)
+    ),
     "logistic": lambda: logistic(16, 3, seed=3),
     "frozen": frozen,
     "conv": conv,
@@ -135,6 +145,28 @@ def test_sum_is_that_of_a_loop_over_single_records(name: str, normalise: bool) -
     np.testing.assert_allclose(found, weights @ clipped, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["mlp", "in place", "logistic", "frozen"])
+def test_models_of_linear_layers_take_the_fast_way(name: str) -> None:
+    # A fault in it would be caught on first use and hidden by the slow way: the sums alone cannot show it.
+    model = FlatModel(MODULES[name]())
+    gradients = PerRecordGradients(model)
+    gradients.clipped_sum(make_vector(model), make_records(5), clip_norm=CLIP)
+    assert gradients._linear is not None
+    assert gradients._explicit is None
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-200, 1e-140, 1e-5, 1.0, 1e140, 1e200, 1e300])
+def test_row_norms_hold_at_any_scale(scale: float) -> None:
+    rows = np.round(np.random.default_rng(0).uniform(-60.0, 60.0, (6, 40))) * scale
+    rows[3] = 0.0
+    found = row_norms(torch.from_numpy(rows)).tolist()
+    for row, norm in zip(rows, found, strict=True):
+        square = sum((Fraction(value) ** 2 for value in row.tolist()), Fraction(0))
+        # |norm - sqrt(square)| <= 1e-14 norm, or half the least subnormal number, in exact arithmetic.
+        slack = Fraction(norm) * Fraction(1, 10**14) + Fraction(5e-324) / 2
+        assert max(Fraction(norm) - slack, Fraction(0)) ** 2 <= square <= (Fraction(norm) + slack) ** 2
+
+
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("normalise", [False, True])
 def test_group_sum_is_that_of_a_loop_over_groups(name: str, normalise: bool) -> None:
@@ -171,17 +203,23 @@ def test_chunks_do_not_change_the_sum(name: str, monkeypatch: pytest.MonkeyPatch
 @given(
     scale=st.sampled_from([0.0, 1e-44, 1e-30, 1e-8, 1.0, 1e8, 1e20, 1e37]),
     weight=st.sampled_from([1e-250, 1e-100, 1e-30, 1.0, 1e10, 1e30]),
+    factor=st.sampled_from([1e-310, 1e-200, 1e-150, 1e-100, 1.0, 1.0, 1e100, 1e150, 1e200]),
     clip_norm=st.sampled_from([1e-100, 1e-8, 1.0, 3.7, 1e100]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_one_record_never_exceeds_the_clip_norm(
-    name: str, normalise: bool, scale: float, weight: float, clip_norm: float, seed: int
+    name: str, normalise: bool, scale: float, weight: float, factor: float, clip_norm: float, seed: int
 ) -> None:
     model = FlatModel(MODULES[name]())
     records = make_records(1, seed=seed, scale=scale)
     vector = make_vector(model, seed) * weight
+
+    def scaled(logits: Tensor, labels: Tensor) -> Tensor:
+        return factor * cross_entropy(logits, labels)
+
+    gradients = PerRecordGradients(model)
     try:
-        found = PerRecordGradients(model).clipped_sum(vector, records, clip_norm=clip_norm, normalise=normalise)
+        found = gradients.clipped_sum(vector, records, clip_norm=clip_norm, normalise=normalise, loss=scaled)
     except NonFiniteError:
         return  # refused: products beyond float64
     # In exact arithmetic from the float64 result: no tolerance.
@@ -279,6 +317,19 @@ def test_modules_that_mix_records_or_hide_uses_are_refused(module: nn.Module, fi
         gradients.clipped_sum(make_vector(model), make_records(5), clip_norm=CLIP)
 
 
+def test_losses_that_mix_records_are_refused() -> None:
+    model = FlatModel(mlp(16, (5,), 3, seed=0))
+    gradients, vector, records = PerRecordGradients(model), make_vector(model), make_records(5)
+    gradients.clipped_sum(vector, records, clip_norm=CLIP)
+
+    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+        losses = cross_entropy(logits, labels)
+        return losses / losses.detach().mean()
+
+    with pytest.raises(ArgumentError, match="does not depend on the other records"):
+        gradients.clipped_sum(vector, records, clip_norm=CLIP, loss=weighted)
+
+
 def test_recurrent_layers_are_refused_with_the_replacement_named() -> None:
     with pytest.raises(ArgumentError, match="DPLSTM"):
         PerRecordGradients(FlatModel(nn.Sequential(nn.Flatten(2), nn.LSTM(16, 3))))
@@ -333,6 +384,9 @@ def test_bad_arguments() -> None:
         gradients.clipped_sum(vector, records, clip_norm=1.0, loss=functional.cross_entropy)
     with pytest.raises(ArgumentError, match="labels"):
         gradients.clipped_sum(vector, Records(records.features, records.labels + 9), clip_norm=1.0)
+    with pytest.raises(ArgumentError, match=r"features of shape \('n', 2, 2\)"):
+        gradients.clipped_sum(vector, Records.from_arrays(np.ones((2, 2, 2)), [0, 1]), clip_norm=1.0)
+    gradients.clipped_sum(vector, records, clip_norm=1.0)
     with pytest.raises(ArgumentError, match=r"features of shape \('n', 2, 2\)"):
         gradients.clipped_sum(vector, Records.from_arrays(np.ones((2, 2, 2)), [0, 1]), clip_norm=1.0)
     with pytest.raises(DataError, match="group column"):

@@ -31,7 +31,7 @@ def test_states_are_values() -> None:
     vector[:] = 9.0
     assert first.vector.tolist() == [1.0] * 3
     assert not first.velocity.any()
-    # From the same state the same gradient gives the same step, whatever was done in between: that is what rollback needs.
+    # From the same state the same gradient gives the same step, whatever was done in between: rollback needs it.
     np.testing.assert_array_equal(optimiser.step(first, np.ones(3)).vector, second.vector)
     with pytest.raises(ValueError, match="read-only"):
         second.vector[0] = 1.0
