@@ -1,4 +1,4 @@
-"""The command line: `secure-fu simulate`, `secure-fu ledger`. The only place that draws progress, colours and tables."""
+"""The command line, `secure-fu`: the only place that draws progress, colours and tables."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def _phase_bars(console: Console) -> Iterator[_PhaseBars]:
 
 @app.command()
 def simulate(
-    config: Annotated[Path | None, typer.Argument(help="A TOML file; see docs/simulation.md.", show_default=False)] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="A TOML file; see docs/simulation.md.", show_default=False)
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="A preset instead of a file; digits-silos unless given.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as training.rounds=20.")
@@ -88,10 +90,13 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option(help="Of data split, initial model and scenario; never of noise or keys.", min=0)
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder or file with the data, for presets that need it.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder or file with the data, for presets that need it.")
+    ] = None,
     scheme: Annotated[str | None, typer.Option(help="bfv, or plain: INSECURE, for comparison only.")] = None,
     insecure_deterministic: Annotated[
-        bool, typer.Option("--insecure-deterministic", help="INSECURE, for tests: make noise and sampling from the seed.")
+        bool,
+        typer.Option("--insecure-deterministic", help="INSECURE, for tests: make noise and sampling from the seed."),
     ] = False,
 ) -> None:
     """Train a federation, delete, unlearn with every method, compare with retraining, write a report."""
@@ -134,7 +139,9 @@ def ledger(
 
     path = run_dir / "ledger.sqlite"
     if not path.is_file():
-        raise RunDirectoryError(f"RUN_DIR is {str(run_dir)!r}, which holds no ledger.sqlite; expected the folder of a run")
+        raise RunDirectoryError(
+            f"RUN_DIR is {str(run_dir)!r}, which holds no ledger.sqlite; expected the folder of a run"
+        )
     with PrivacyLedger.open(path, read_only=True) as opened:
         Console().print(ledger_table(opened))
 

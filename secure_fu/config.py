@@ -109,8 +109,8 @@ class TrainingConfig:
 
     Attributes:
         unit: `record`, `group` or `client`.
-        nominal_units: public number of units that the federation is designed for, which sums are divided by; 0 takes the
-            number that the data set has, itself taken as public.
+        nominal_units: public number of units that the federation is designed for, which sums are divided by; 0 takes
+            the number that the data set has, itself taken as public.
         local_epochs, local_batch_size, local_learning_rate: for the client unit.
     """
 
@@ -149,7 +149,8 @@ class PrivacyConfig:
     Attributes:
         epsilon, delta: the budget.
         noise_multiplier: 0 takes the smallest that keeps training and the longest branch within the budget.
-        deletion_reserve: fraction of the Renyi budget that training leaves untouched, so that a deletion is never blocked.
+        deletion_reserve: fraction of the Renyi budget that training leaves untouched, so that a deletion is never
+            blocked.
     """
 
     epsilon: float = 8.0
@@ -186,7 +187,9 @@ class ProtocolConfig:
         _one_of("protocol.scheme", self.scheme, ("bfv", "plain"))
         _at_least("protocol.colluders", self.colluders, 0)
         if self.minimum_cohort - self.colluders < 2:
-            raise ConfigError("protocol.minimum_cohort", self.minimum_cohort, f"at least {self.colluders + 2}, colluders + 2")
+            raise ConfigError(
+                "protocol.minimum_cohort", self.minimum_cohort, f"at least {self.colluders + 2}, colluders + 2"
+            )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError("protocol.dropout", self.dropout, "a number in [0, 1)")
 
@@ -255,11 +258,15 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
         if self.deletion.joined_at >= self.training.rounds:
-            raise ConfigError("deletion.joined_at", self.deletion.joined_at, f"below training.rounds, {self.training.rounds}")
+            raise ConfigError(
+                "deletion.joined_at", self.deletion.joined_at, f"below training.rounds, {self.training.rounds}"
+            )
         joined = self.data.clients - (1 if self.deletion.joined_at else 0)
         if self.protocol.minimum_cohort > joined:
             raise ConfigError(
-                "protocol.minimum_cohort", self.protocol.minimum_cohort, f"at most {joined}, the clients of the first round"
+                "protocol.minimum_cohort",
+                self.protocol.minimum_cohort,
+                f"at most {joined}, the clients of the first round",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -317,7 +324,9 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(key, value, {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a string"))
+        raise ConfigError(
+            key, value, {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a string")
+        )
     return value
 
 

@@ -1,7 +1,7 @@
 """The named errors of secure_fu.
 
-Every error that this package raises on purpose derives from :class:`SecureFUError`. Messages name the argument, its value
-and what would be right; they never hold data of a client, noise or key material.
+Every error that this package raises on purpose derives from :class:`SecureFUError`. Messages name the argument, its
+value and what would be right; they never hold data of a client, noise or key material.
 """
 
 from __future__ import annotations

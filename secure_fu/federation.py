@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ class Federation:
         scheme_name: `bfv`; `plain` is for comparison only and does not encrypt.
         joins: rounds done before a client joins, for those that join late.
         vanishes: whether an invited client fails to answer, by (round number, client name): a simulated accident.
-        directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one until closed.
+        directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one
+            until closed.
         keep_history: whether clients keep what the method `correction` needs.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
 
@@ -285,10 +287,10 @@ class Federation:
     def _paid_by(self, client: str, rounds: int, group_size: int) -> float:
         """Epsilon of a group of one client's units after so many training rounds; inf where there is no bound."""
         events: Counter[GaussianSumEvent] = Counter()
-        released = [event for event in self.ledger.events(ORIGINAL) if event.participants is not None][:rounds]
-        for event in released:
+        released = (event for event in self.ledger.events(ORIGINAL) if event.participants is not None)
+        for event in islice(released, rounds):
             charge = event.charges[Subject.FORGOTTEN]
-            if charge is not None and client in event.participants:
+            if charge is not None and client in event.charged:
                 events[charge] += 1
         return renyi_epsilon(events, delta=self.budget.delta, group_size=group_size) if events else 0.0
 
@@ -298,7 +300,9 @@ class Federation:
         if self.recipe.unit is Unit.GROUP:
             groups = [self._silos[name].records.groups for name in marks]
             return sum(
-                len(np.unique(column[mask])) for column, mask in zip(groups, marks.values(), strict=True) if column is not None
+                len(np.unique(column[mask]))
+                for column, mask in zip(groups, marks.values(), strict=True)
+                if column is not None
             )
         return int(sum(mask.sum() for mask in marks.values()))
 

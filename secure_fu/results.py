@@ -28,8 +28,8 @@ _PACKAGES = ("secure-fu", "torch", "opacus", "tenseal", "numpy", "dp-accounting"
 _TRUST = {
     "bfv": (
         "Nobody but the key-holder can open ciphertexts, and it is not the server. Server, key-holder and clients are "
-        "assumed to follow the protocol and not to pool what they see (honest but curious): the key-holder cannot check "
-        "that what it opens is the sum over the clients listed."
+        "assumed to follow the protocol and not to pool what they see (honest but curious): the key-holder cannot "
+        "check that what it opens is the sum over the clients listed."
     ),
     "plain": "None. Uploads are not encrypted; this scheme exists to compare speed and results.",
 }
@@ -56,7 +56,9 @@ class ResultBuilder:
         if not federation.scheme.secure:
             self._insecure.append("--scheme plain: uploads are not encrypted; the server sees every contribution")
         if insecure_deterministic:
-            self._insecure.append("--insecure-deterministic: noise and sampling follow from the seed; they hide nothing")
+            self._insecure.append(
+                "--insecure-deterministic: noise and sampling follow from the seed; they hide nothing"
+            )
         self._created = datetime.now(UTC)
         self._rows: list[dict[str, Any]] = []
         self._measured: dict[str, Measurement] = {}
@@ -260,4 +262,7 @@ def _attack(audit: MembershipAudit) -> dict[str, object]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name.replace("-", "_"): metadata.version(name) for name in _PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name.replace("-", "_"): metadata.version(name) for name in _PACKAGES},
+    }

@@ -29,10 +29,14 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise RunDirectoryError(f"--out is {str(path)!r}, which holds files already; expected a new or empty folder")
+                raise RunDirectoryError(
+                    f"--out is {str(path)!r}, which holds files already; expected a new or empty folder"
+                )
             (path / "models").mkdir()
         except (FileExistsError, NotADirectoryError):
-            raise RunDirectoryError(f"--out is {str(path)!r}, which is a file; expected a new or empty folder") from None
+            raise RunDirectoryError(
+                f"--out is {str(path)!r}, which is a file; expected a new or empty folder"
+            ) from None
         except OSError as error:
             raise RunDirectoryError(
                 f"--out is {str(path)!r}, which cannot be written ({error.strerror}); expected a folder of yours"
@@ -58,4 +62,7 @@ class RunDirectory:
 
     def write_model(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a released model as `models/<name>.safetensors`, float32."""
-        save_file({key: tensor.float().contiguous() for key, tensor in tensors.items()}, self.path / "models" / f"{name}.safetensors")
+        save_file(
+            {key: tensor.float().contiguous() for key, tensor in tensors.items()},
+            self.path / "models" / f"{name}.safetensors",
+        )

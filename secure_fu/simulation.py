@@ -1,4 +1,4 @@
-"""The secure simulation: train, take the deletion request, retrain, run each method, measure, write the run directory."""
+"""The secure simulation: train, delete, retrain, unlearn with each method, measure, write the run directory."""
 
 from __future__ import annotations
 
@@ -137,9 +137,7 @@ class Simulation:
         self._progress.phase(method.title.lower(), rounds)
         start = method.start_state(deletion)
         self._record_point(row, 0, start.model)
-        unlearned = self._federation.unlearn(
-            self._request, method, on_round=self._observer(row, rounds, start.rounds)
-        )
+        unlearned = self._federation.unlearn(self._request, method, on_round=self._observer(row, rounds, start.rounds))
         self._results.add_unlearned(row, method.title, unlearned)
         self._keep_model(row, unlearned.state.model)
 
@@ -166,7 +164,9 @@ def _methods(config: SimulationConfig) -> list[UnlearningMethod]:
     settings = config.unlearning.settings
     for name in settings:
         if name not in config.unlearning.methods:
-            raise ConfigError(f"unlearning.settings.{name}", dict(settings[name]), "settings of a method in unlearning.methods")
+            raise ConfigError(
+                f"unlearning.settings.{name}", dict(settings[name]), "settings of a method in unlearning.methods"
+            )
     return [Retrain(), *(method_from_settings(name, settings.get(name, {})) for name in config.unlearning.methods)]
 
 

@@ -1,7 +1,7 @@
 """A first membership audit: does the model still treat forgotten records better than records that it never saw?
 
-A loss-threshold attack (Yeom et al. 2018) on the forgotten records against held-out ones of the same distribution. Weak on
-purpose of being cheap: an AUC near that of a retrained model is necessary for forgetting, and no proof of it.
+A loss-threshold attack (Yeom et al. 2018) on the forgotten records against held-out ones of the same distribution.
+Weak on purpose of being cheap: an AUC near that of a retrained model is necessary for forgetting, and no proof of it.
 """
 
 from __future__ import annotations

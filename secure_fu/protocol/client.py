@@ -45,12 +45,12 @@ class Client:
     """One participant: checks a round against its policy, computes, clips to the grid, adds its noise share, encrypts.
 
     Formal guarantees:
-        The upload is an encryption of round(clamp(contribution)) + noise share. With `minimum_cohort - colluders` honest
-        clients in the sum, the released sum carries at least the accounted noise.
+        The upload is an encryption of round(clamp(contribution)) + noise share. With `minimum_cohort - colluders`
+        honest clients in the sum, the released sum carries at least the accounted noise.
     Edge cases:
-        A client with nothing to say sends zero plus its noise share, an upload like any other. A contribution that is not
-        finite is refused here and never encrypted. One round is answered once; a repeated or older invitation is refused,
-        so no noise or key is used twice.
+        A client with nothing to say sends zero plus its noise share, an upload like any other. A contribution that is
+        not finite is refused here and never encrypted. One round is answered once; a repeated or older invitation is
+        refused, so no noise or key is used twice.
 
     Args:
         identity: secret; its role is CLIENT.
@@ -83,6 +83,7 @@ class Client:
 
     @property
     def name(self) -> str:
+        """As in the roster."""
         return self._identity.name
 
     def respond(self, invitation: bytes) -> bytes:
@@ -123,7 +124,8 @@ class Client:
         self._policy.check(header)
         if header.parameter_set != self._scheme.parameter_set:
             raise PolicyRefusal(
-                f"header field parameter_set is {header.parameter_set!r}; this client runs {self._scheme.parameter_set!r}"
+                f"header field parameter_set is {header.parameter_set!r}; "
+                f"this client runs {self._scheme.parameter_set!r}"
             )
         if self.name not in header.cohort:
             raise PolicyRefusal(f"client {self.name!r} is not in the cohort of round {header.round_number}")
@@ -162,13 +164,13 @@ class Client:
             contribution = self._tasks[header.purpose].contribution(model, terms, sampling)
         except (ArgumentError, DataError, NonFiniteError) as error:
             raise PolicyRefusal(
-                f"client {self.name!r} sits round {header.round_number} out: its contribution cannot be computed: {error}"
+                f"client {self.name!r} sits round {header.round_number} out: no contribution could be computed: {error}"
             ) from error
         if contribution.shape != (header.length,):
             raise ArgumentError("contribution", contribution.shape, f"shape ({header.length},)")
         if not np.isfinite(contribution).all():
             raise PolicyRefusal(
-                f"client {self.name!r} sits round {header.round_number} out: its contribution has non-finite coordinates"
+                f"client {self.name!r} sits round {header.round_number} out: its contribution is not finite"
             )
         noise = self._policy.noise_share(header).sample(
             header.length, stream=self._randomness.stream(f"noise/{self.name}")
@@ -181,9 +183,7 @@ class Client:
             ciphertext,
             associated_data=upload_associated_data(header_digest, self.name),
         )
-        statement = UploadStatement(
-            header_digest=header_digest, client=self.name, ciphertext_digest=digest(ciphertext)
-        )
+        statement = UploadStatement(header_digest=header_digest, client=self.name, ciphertext_digest=digest(ciphertext))
         return encode(
             Upload(
                 header_digest=header_digest,

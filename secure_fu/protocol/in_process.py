@@ -42,8 +42,8 @@ class InProcessSums:
         cohort: names of the clients to invite to a given round number.
         vanishes: whether an invited client fails to answer, by (round number, client name).
         first_round: number of the first round.
-        attempts: how often a round is asked for anew, under a new number, when too few clients answered. Such a round was
-            never opened and costs nothing.
+        attempts: how often a round is asked for anew, under a new number, when too few clients answered. Such a round
+            was never opened and costs nothing.
     """
 
     def __init__(

@@ -35,11 +35,13 @@ class KeyHolder:
     """A committee of one, and not the server. It opens one sum a round and sees no upload.
 
     Formal guarantees:
-        For each (run, round) at most one roll is opened, and a retry gets the same bytes. A roll is opened only when every
-        entry carries a cohort member's signature over this header, no client is listed twice, and at least the policy's
+        For each (run, round) at most one roll is opened, and a retry gets the same bytes. A roll is opened only when
+        every entry carries a cohort member's signature over this header, no client is listed twice, and at least the
+        policy's
         minimum cohort is listed. Every opened coordinate lies in the range that an honest sum can have.
     Not guaranteed:
-        That the ciphertext opened is the sum over the roll: scheme `bfv` gives a key-holder no way to check it. An honest
+        That the ciphertext opened is the sum over the roll: scheme `bfv` gives a key-holder no way to check it. An
+            honest
         but curious server, and clients that send honest ciphertexts, are assumed.
     Edge cases:
         The secret key of a round lives in memory only. After a restart a round without a recorded opening cannot be
@@ -91,9 +93,7 @@ class KeyHolder:
         self._record.begin(header.run_id, header.round_number, message.header_digest)
         key = self._scheme.generate_key()
         self._pending[header.run_id] = _PendingRound(header, message.header_digest, key)
-        statement = RoundKeyStatement(
-            header_digest=message.header_digest, public_key_digest=digest(key.public_bytes)
-        )
+        statement = RoundKeyStatement(header_digest=message.header_digest, public_key_digest=digest(key.public_bytes))
         return encode(
             RoundKey(
                 header_digest=message.header_digest,

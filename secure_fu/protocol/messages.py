@@ -1,8 +1,9 @@
 """The messages of a round, each its own type, with the statements that their signatures cover.
 
-The wire format (:mod:`secure_fu.crypto.wire`) rejects unknown versions, wrong tags, oversized fields and trailing bytes.
-Every signature covers a domain of :class:`Domain` and a statement that holds the hash of the signed header, which in turn
-binds run, round, purpose, model, cohort and all privacy parameters.
+The wire format (:mod:`secure_fu.crypto.wire`) rejects unknown versions, wrong tags, oversized fields and trailing
+bytes. Every signature covers a domain of :class:`Domain` and a statement that holds the hash of the signed header,
+which in
+turn binds run, round, purpose, model, cohort and all privacy parameters.
 """
 
 from __future__ import annotations
@@ -106,8 +107,8 @@ class Header:
         grid_step, saturation, clip_norm: in units of the released sum.
         unit: the privacy unit, a value of :class:`secure_fu.privacy.Unit`.
         noise_multiplier: standard deviation of the assured noise over the unit's sensitivity.
-        retained_rate, forgotten_rate: largest probability with which one retained (forgotten) unit enters this sum; 1 is
-            no amplification by sampling, 0 means that units of that kind do not enter at all.
+        retained_rate, forgotten_rate: largest probability with which one retained (forgotten) unit enters this sum; 1
+            is no amplification by sampling, 0 means that units of that kind do not enter at all.
         settings: public settings of the task, canonical JSON.
         roster_digest: hash of the roster of identities.
         cohort: names of the clients invited, sorted.
@@ -146,6 +147,7 @@ class Announcement:
 
     @property
     def header_digest(self) -> bytes:
+        """SHA-256 of the encoded header, which every other message of the round names."""
         return digest(self.header)
 
 
@@ -169,6 +171,7 @@ class RoundKey:
 
     @property
     def statement(self) -> bytes:
+        """What the signature covers."""
         return encode(RoundKeyStatement(header_digest=self.header_digest, public_key_digest=digest(self.public_key)))
 
 
@@ -195,7 +198,7 @@ class UploadStatement:
 @message("upload")
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Client to server, once a round: the ciphertext, sealed to the server so that the key-holder cannot read it in transit."""
+    """Client to server, once a round: the ciphertext, sealed so that the key-holder cannot read it in transit."""
 
     header_digest: Digest
     client: Name
@@ -205,6 +208,7 @@ class Upload:
 
     @property
     def statement(self) -> bytes:
+        """What the signature covers."""
         return encode(
             UploadStatement(
                 header_digest=self.header_digest, client=self.client, ciphertext_digest=self.ciphertext_digest
@@ -266,6 +270,7 @@ class Opening:
 
     @property
     def statement(self) -> bytes:
+        """What the signature covers."""
         return encode(
             OpeningStatement(
                 header_digest=self.header_digest, roll_digest=self.roll_digest, values_digest=digest(self.values)

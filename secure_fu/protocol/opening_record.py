@@ -24,7 +24,8 @@ class OpeningRecord:
     """One row a run, for its newest round. Committed to disk before any answer leaves.
 
     Args:
-        path: of the SQLite file, made when absent; None keeps the record in memory, for a key-holder that never restarts.
+        path: of the SQLite file, made when absent; None keeps the record in memory, for a key-holder that never
+            restarts.
     """
 
     def __init__(self, path: Path | None = None) -> None:

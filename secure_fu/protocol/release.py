@@ -72,6 +72,7 @@ class ReleasedModel:
 
     @property
     def dimension(self) -> int:
+        """Number of coordinates, d."""
         return int(self.vector.size)
 
     def encode(self) -> bytes:

@@ -244,7 +244,8 @@ class Server:
             upload: an encoded :class:`~secure_fu.protocol.messages.Upload`.
 
         Raises:
-            WireError, SignatureError, RosterError, SealError, CiphertextError: malformed, forged, or not for this round.
+            WireError, SignatureError, RosterError, SealError, CiphertextError: malformed, forged, or not for this
+                round.
             ProtocolError: late, repeated, or from outside the cohort.
         """
         current = self._expect(_Collecting)
@@ -303,7 +304,9 @@ class Server:
             ProtocolError: no round is open, or its roll has left already and may have been opened.
         """
         if not isinstance(self._state, (_Announced, _Collecting)):
-            raise ProtocolError(f"the server is {_name(self._state)}; only a round whose roll has not left can be aborted")
+            raise ProtocolError(
+                f"the server is {_name(self._state)}; only a round whose roll has not left can be aborted"
+            )
         self._ledger.void(self._state.reservation, reason=reason)
         self._state = _Idle()
 

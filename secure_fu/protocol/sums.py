@@ -79,9 +79,7 @@ class RoundTerms:
 class LocalTask(Protocol):
     """A client's own code for one purpose. The only place where an algorithm meets data."""
 
-    def contribution(
-        self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream
-    ) -> NDArray[np.float64]:
+    def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
         """The sum over this client's units of contributions with L2 norm at most `terms.clip_norm`.
 
         Args:

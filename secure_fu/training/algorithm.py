@@ -39,7 +39,8 @@ def train(
         rounds: how many to run.
         purpose: of the rounds; the clients run their code for it.
         phase: for the ledger.
-        forgotten_rate: sampling rate of units that are to be forgotten; the recipe's own unless given, 0 after a deletion.
+        forgotten_rate: sampling rate of units that are to be forgotten; the recipe's own unless given, 0 after a
+            deletion.
         on_round: called with the state after each round.
 
     Returns:

@@ -84,7 +84,7 @@ class StackedUpdates:
                 seeds=[_order_seed(name, terms) for name in self._records],
             )
             self._vector, self._terms = vector, terms
-        row = self._updates[self._rows[client]]
+        row: NDArray[np.float64] = self._updates[self._rows[client]]
         if not np.isfinite(row).all():
             raise NonFiniteError("local training ended with parameters that are not finite")
         return row

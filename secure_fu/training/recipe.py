@@ -1,4 +1,4 @@
-"""The public settings of federated training on secure sums, and the server's step from one released sum to the next model."""
+"""The public settings of federated training, and the server's step from one released sum to the next model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Recipe:
         clip_norm: L2 bound on one unit's contribution.
         noise_multiplier: standard deviation of the assured noise over the unit's sensitivity.
         sampling_rate: probability with which a silo samples each of its units; 1 for the client unit.
-        nominal_units: public constant that the sum is divided by, after multiplying with the sampling rate: the number of
-            units that the federation is designed for, never a private count.
+        nominal_units: public constant that the sum is divided by, after multiplying with the sampling rate: the
+            number of units that the federation is designed for, never a private count.
         saturation: bound on each coordinate of one client's contribution.
         local: settings of the clients' local training, for the client unit: `epochs`, `batch_size`, `learning_rate`.
 
@@ -62,7 +62,9 @@ class Recipe:
         if not 0.0 < self.sampling_rate <= 1.0:
             raise ArgumentError("sampling_rate", self.sampling_rate, "a number in (0, 1]")
         if self.unit is Unit.CLIENT and self.sampling_rate != 1.0:
-            raise ArgumentError("sampling_rate", self.sampling_rate, "1 for the client unit, whose participation is public")
+            raise ArgumentError(
+                "sampling_rate", self.sampling_rate, "1 for the client unit, whose participation is public"
+            )
         if self.saturation < self.clip_norm:
             raise ArgumentError("saturation", self.saturation, f"at least the clip norm {self.clip_norm!r}")
 
@@ -129,6 +131,4 @@ class TrainingState:
         mean = released.values / (recipe.sampling_rate * recipe.nominal_units)
         velocity = recipe.momentum * self.velocity + mean
         moved = self.model.vector.astype(np.float64) - rate_factor * recipe.learning_rate * velocity
-        return TrainingState(
-            model=self.model.derived(moved, released), velocity=velocity, rounds=self.rounds + 1
-        )
+        return TrainingState(model=self.model.derived(moved, released), velocity=velocity, rounds=self.rounds + 1)

@@ -51,9 +51,7 @@ def clipped_gradients(
         raise ArgumentError("records", f"{len(records)} records", f"at most {MAX_SUMMED_VECTORS} in one sum")
     vector = model.astype(np.float64)
     if terms.unit is Unit.RECORD:
-        return silo.gradients.clipped_sum(
-            vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise
-        )
+        return silo.gradients.clipped_sum(vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise)
     if terms.unit is Unit.GROUP:
         return silo.gradients.clipped_group_sum(
             vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise
@@ -73,9 +71,7 @@ class TrainingTask:
     def __init__(self, silo: Silo) -> None:
         self._silo = silo
 
-    def contribution(
-        self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream
-    ) -> NDArray[np.float64]:
+    def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
         """See :class:`~secure_fu.protocol.LocalTask`."""
         if terms.unit is Unit.CLIENT:
             return self._update(model, terms)

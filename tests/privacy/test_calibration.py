@@ -96,9 +96,9 @@ def test_a_grid_too_coarse_asks_for_more_noise():
 
 
 def test_fast_enough():
-    start = time.perf_counter()
+    start = time.process_time()
     calibrate_noise(epsilon=7.7, rounds={0.21: 150, 0.33: 10}, **DEFAULT)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 @pytest.mark.parametrize(
