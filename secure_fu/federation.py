@@ -190,17 +190,22 @@ class Federation:
         Raises:
             BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
         """
-        if self._training_sums is None:
-            self._training_transcript = self._transcript(ORIGINAL, bytes(32))
-            tasks = {name: {TRAIN: training_task(silo)} for name, silo in self._silos.items()}
-            self._training_sums = self._sums(ORIGINAL, None, tasks, self._training_transcript, 0)
+        sums = self.training_sums()
 
         def observe(state: TrainingState) -> None:
             self.states.append(state)
             on_round(state)
 
         left = self.recipe.rounds - self.state.rounds
-        return train(self._training_sums, self.recipe, self.state, left, on_round=observe)
+        return train(sums, self.recipe, self.state, left, on_round=observe)
+
+    def training_sums(self) -> InProcessSums:
+        """The secure sums of the original branch: for algorithms of your own, and for measuring rounds."""
+        if self._training_sums is None:
+            self._training_transcript = self._transcript(ORIGINAL, bytes(32))
+            tasks = {name: {TRAIN: training_task(silo)} for name, silo in self._silos.items()}
+            self._training_sums = self._sums(ORIGINAL, None, tasks, self._training_transcript, 0)
+        return self._training_sums
 
     def unlearn(
         self,

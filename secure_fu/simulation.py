@@ -23,7 +23,7 @@ from secure_fu.scenario import Scenario, build_scenario
 from secure_fu.training import OnRound, TrainingState
 from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
 
-__all__ = ["Progress", "Simulation"]
+__all__ = ["Progress", "Simulation", "plan_of"]
 
 # A curve needs no more points than a plot can show.
 _CURVE_POINTS = 100
@@ -75,7 +75,7 @@ class Simulation:
         self._progress: Progress = _Silent() if progress is None else progress
         self._progress.phase("preparing", 1)
         scenario = build_scenario(config, data_dir=data_dir)
-        plan = _plan(config, scenario)
+        plan = plan_of(config, scenario)
         self._directory = RunDirectory(out)
         self._directory.write_text("config.toml", to_toml(config))
         self._federation = Federation(
@@ -170,7 +170,12 @@ def _methods(config: SimulationConfig) -> list[UnlearningMethod]:
     return [Retrain(), *(method_from_settings(name, settings.get(name, {})) for name in config.unlearning.methods)]
 
 
-def _plan(config: SimulationConfig, scenario: Scenario) -> Plan:
+def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
+    """The plan of a configuration: recipe, budget and cohort.
+
+    Raises:
+        UnattainableEpsilonError: no noise multiplier reaches the budget.
+    """
     training = config.training
     unit = Unit(training.unit)
     count = len(scenario.clients) if unit is Unit.CLIENT else sum(len(records) for records in scenario.clients.values())

@@ -99,6 +99,10 @@ def mixture_divergence(*, order: float, size: int, sampling_rate: float, sigma: 
     # Beyond x = order * size the first direction's integrand falls faster than a Gaussian does from there, and left of
     # 0 it is below Q.
     added = _log_integral(mixture, order, -tail, order * size + tail, _spacing(mixture.variance, 0.0, 3.0))
+    if size == 1:
+        return max(added, 0.0) / (
+            order - 1.0
+        )  # never below the other direction (Mironov, Talwar, Zhang 2019, section 3)
     # The other direction's integrand is log-concave, with a curvature of at least 1 / sigma^2: its mass is at its peak.
     power = 1.0 - order
 

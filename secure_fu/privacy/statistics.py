@@ -74,11 +74,14 @@ def _scores(argument: str, values: ArrayLike, fewest: int = 1) -> NDArray[np.flo
     return array
 
 
-def _beta_limits(successes: float, trials: float, level: float) -> tuple[float, float]:
+def _beta_limits(successes: ArrayLike, trials: int, level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Clopper-Pearson limits for each entry of ``successes``; counts need not be whole numbers."""
+    found = np.asarray(successes, dtype=np.float64)
     tail = (1.0 - level) / 2.0
-    low = 0.0 if successes <= 0.0 else float(stats.beta.ppf(tail, successes, trials - successes + 1.0))
-    high = 1.0 if successes >= trials else float(stats.beta.ppf(1.0 - tail, successes + 1.0, trials - successes))
-    return low, high
+    # The clips keep the arguments positive where the limit is 0 or 1 anyway.
+    low = stats.beta.ppf(tail, found.clip(min=1e-9), trials - found + 1.0)
+    high = stats.beta.isf(tail, found + 1.0, (trials - found).clip(min=1e-9))
+    return np.where(found <= 0.0, 0.0, low), np.where(found >= trials, 1.0, high)
 
 
 def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Interval:
@@ -91,7 +94,7 @@ def clopper_pearson(successes: int, trials: int, *, level: float = 0.95) -> Inte
     if not 0 <= successes <= count:
         raise ArgumentError("successes", successes, f"an integer from 0 to trials, {count}")
     low, high = _beta_limits(successes, count, probability("level", level))
-    return Interval(value=successes / count, low=low, high=high)
+    return Interval(value=successes / count, low=float(low), high=float(high))
 
 
 def auc(members: ArrayLike, non_members: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -128,8 +131,8 @@ def auc(members: ArrayLike, non_members: ArrayLike, *, level: float = 0.95) -> I
     variance = float(parts.sum())
     if variance < _NO_VARIANCE:
         pairs = min(m, n)
-        low, high = _beta_limits(value * pairs, pairs, level)
-        return Interval(value=value, low=low, high=high)
+        lowest, highest = _beta_limits(value * pairs, pairs, level)
+        return Interval(value=value, low=float(lowest), high=float(highest))
     freedom = variance**2 / float((parts**2 / np.array([m - 1, n - 1])).sum())
     centre = math.log(value / (1.0 - value))
     margin = float(stats.t.ppf((1.0 + level) / 2.0, freedom)) * math.sqrt(variance) / (value * (1.0 - value))
@@ -174,8 +177,8 @@ def true_positive_rate(
     lenient = above(most)
     return Interval(
         value=above(math.floor(n * rate * (1.0 + 1e-9))) / m,
-        low=_beta_limits(strict, m, level)[0],
-        high=_beta_limits(lenient, m, level)[1],
+        low=float(_beta_limits(strict, m, level)[0]),
+        high=float(_beta_limits(lenient, m, level)[1]),
     )
 
 
@@ -207,12 +210,12 @@ def roc_curve(members: ArrayLike, non_members: ArrayLike, *, level: float = 0.95
         along = (hits / len(inside) + alarms / len(outside)) / 2.0
         kept = np.unique(np.searchsorted(along, np.linspace(0.0, 1.0, points)).clip(max=len(hits) - 1))
         hits, alarms = hits[kept], alarms[kept]
-    limits = np.array([_beta_limits(count, len(inside), level) for count in hits.tolist()])
+    low, high = _beta_limits(hits, len(inside), level)
     return RocCurve(
         false_positive_rates=alarms / len(outside),
         true_positive_rates=hits / len(inside),
-        low=limits[:, 0],
-        high=limits[:, 1],
+        low=low,
+        high=high,
     )
 
 

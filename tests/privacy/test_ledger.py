@@ -70,13 +70,13 @@ def independent_epsilon(rounds_of: Counter) -> float:
 
 
 def test_epsilon_is_that_of_dp_accounting_for_the_rounds_taken_part_in(ledger):
-    train(ledger, range(60), participants=SILOS[:9])
-    train(ledger, range(60, 100))
-    for client, rounds in (("silo-00", 100), ("silo-09", 40)):
+    train(ledger, range(50), participants=SILOS[:9])
+    train(ledger, range(50, 90))
+    for client, rounds in (("silo-00", 90), ("silo-09", 40)):
         spent = ledger.epsilon("original", client, Subject.RETAINED, Phase.TRAINING)
         exact = independent_epsilon(Counter({(2.43, 0.25): rounds}))
-        # Fractional orders make it a little smaller; one round or one per cent of noise makes a difference of 0.4 %.
-        assert 0.985 * exact < spent <= exact * (1 + 1e-9)
+        # The ledger's fractional orders can only make it a little smaller.
+        assert 0.995 * exact < spent <= exact * (1 + 1e-9)
         assert spent == renyi_epsilon({event(): rounds}, delta=DELTA)
         assert ledger.event_counts("original", client, Subject.FORGOTTEN, Phase.BOTH) == {event(): rounds}
 

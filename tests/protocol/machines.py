@@ -45,7 +45,7 @@ from secure_fu.protocol.sums import RandomStream
 SERVER = "server"
 KEY_HOLDER = "keeper"
 SUM = "statistic/sum"
-AMPLE = Budget(epsilon=1e4, delta=1e-5, order=2.0, deletion_reserve=0.5, unit=Unit.RECORD)
+AMPLE = Budget(epsilon=8.0, delta=1e-5, order=4.0, deletion_reserve=0.5, unit=Unit.RECORD)
 
 
 class TapedStream:
