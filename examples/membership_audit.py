@@ -1,6 +1,6 @@
 """Audit a model that was trained elsewhere: does it treat its training records better than records it never saw?
 
-The model here is a plain torch network, trained on a few hundred digits until it has learned them by heart. Nothing of
+The model here is a plain torch network, trained on a hundred digits until it has learned them by heart. Nothing of
 this project's training, noise or encryption is in it, so the attack should succeed.
 """
 
@@ -14,8 +14,8 @@ from secure_fu.learning import FlatModel, digits
 
 
 def main() -> None:
-    data = digits(seed=0, test_fraction=0.5)
-    members = data.train.subset(slice(0, 300))  # what the model is trained on
+    data = digits(seed=0, test_fraction=0.6)
+    members = data.train.subset(slice(0, 100))  # what the model is trained on
     held_out = data.test  # of the same distribution, never trained on
 
     torch.manual_seed(0)

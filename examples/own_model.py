@@ -48,7 +48,7 @@ def recordings(clinic: str, patients: int, random: np.random.Generator) -> Recor
     phase = random.uniform(0.0, 2.0 * np.pi, size=(len(names), 1))
     cycles = np.where(labels == 0, 2.0, 6.0)[:, None]
     clean = np.sin(2.0 * np.pi * cycles * np.arange(SAMPLES) / SAMPLES + phase)
-    signals = clean + random.normal(0.0, 0.5, size=clean.shape)
+    signals = clean + random.normal(0.0, 1.0, size=clean.shape)
     return Records.from_arrays(signals[:, None, :], labels, groups=list(names))
 
 
@@ -75,7 +75,7 @@ def main() -> None:
     )
     request = DeletionRequest.person("clinic-2/patient-007")
     patient = clients["clinic-2"].subset(request.identify("clinic-2", clients["clinic-2"]))
-    methods: tuple[UnlearningMethod, ...] = (Rollback(forget_epsilon=2.0), Scrub(length=5, forgetting_rounds=2))
+    methods: tuple[UnlearningMethod, ...] = (Rollback(forget_epsilon=4.0), Scrub(length=5, forgetting_rounds=2))
 
     with Federation(model, clients, plan=plan) as federation:
         original = federation.train()

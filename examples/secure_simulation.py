@@ -26,12 +26,12 @@ from secure_fu.simulation import Simulation
 
 CONFIG = SimulationConfig(
     name="five-clinics",
-    description="Five clinics train on scanned digits; the last one joins after 20 of 30 rounds, and leaves.",
+    description="Five clinics train on scanned digits; the last one joins after 10 of 20 rounds, and leaves.",
     data=DataConfig(source="digits", clients=5, client_prefix="clinic"),
-    training=TrainingConfig(rounds=30, learning_rate=0.3, sampling_rate=0.25),
+    training=TrainingConfig(rounds=20, learning_rate=0.5, sampling_rate=0.25),
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5),
     protocol=ProtocolConfig(scheme="bfv", minimum_cohort=4, colluders=1),
-    deletion=DeletionConfig(scope="client", joined_at=20, backdoor=True),
+    deletion=DeletionConfig(scope="client", joined_at=10, backdoor=True),
     unlearning=UnlearningConfig(methods=("rollback", "finetune"), settings={"finetune": {"length": 5}}),
 )
 

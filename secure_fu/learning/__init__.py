@@ -11,7 +11,6 @@ from secure_fu.learning.flat import FlatModel, Layer
 from secure_fu.learning.idx import idx_folder
 from secure_fu.learning.losses import Loss, cross_entropy
 from secure_fu.learning.models import logistic, mlp
-from secure_fu.learning.optimiser import OptimiserState, ServerMomentum
 from secure_fu.learning.partition import by_column, by_label, dirichlet, iid
 from secure_fu.learning.per_client import LocalTraining, client_update, stacked_client_updates
 from secure_fu.learning.per_record import PerRecordGradients
@@ -27,11 +26,9 @@ __all__ = [
     "Layer",
     "LocalTraining",
     "Loss",
-    "OptimiserState",
     "PerRecordGradients",
     "RandomStream",
     "Records",
-    "ServerMomentum",
     "Trigger",
     "accuracy",
     "breast_cancer",

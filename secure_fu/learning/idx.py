@@ -57,7 +57,7 @@ def idx_folder(path: Path | str) -> Dataset:
         if len(images) != len(labels):
             raise DataError(
                 f"{label_file} has {len(labels)} labels for the {len(images)} images of {image_file.name}; "
-                "expected one a image"
+                "expected one for each image"
             )
         features = torch.from_numpy(images)[:, None].to(torch.float32).div_(255.0)
         parts[part] = Records(features, torch.from_numpy(labels).to(torch.int64))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -86,19 +85,15 @@ class PerRecordGradients:
         *,
         clip_norm: float,
         loss: Loss = cross_entropy,
-        targets: Tensor | None = None,
-        weights: NDArray[np.float64] | None = None,
         normalise: bool = False,
     ) -> NDArray[np.float64]:
-        """Sum over records of weight * clip(gradient of the record's loss).
+        """Sum over records of clip(gradient of the record's loss).
 
         Args:
             vector: the model, float64 (d,).
             records: n of them, n = 0 allowed.
             clip_norm: C, the L2 bound of one record's contribution.
-            loss: (logits (n, classes), targets (n, ...)) -> (n,), in float64.
-            targets: what the loss is given in place of the labels, a tensor (n, ...).
-            weights: factors after clipping, float64 (n,), each in [-1, 1]; None for all 1.
+            loss: (logits (n, classes), labels (n,)) -> (n,), in float64.
             normalise: scale shorter gradients up to C as well.
 
         Returns:
@@ -109,18 +104,14 @@ class PerRecordGradients:
             NonFiniteError: some record's gradient is NaN or infinite.
         """
         clip = _Clip(clip_norm, self._model.dimension, normalise)
-        if weights is not None and (weights.shape != (len(records),) or not bool((np.abs(weights) <= 1.0).all())):
-            raise ArgumentError("weights", f"an array of shape {weights.shape}", f"{len(records)} numbers in [-1, 1]")
-        aims = _targets(records, targets)
-        rule = self._rule(vector, records, aims, loss)
+        rule = self._rule(vector, records, loss)
         total = torch.zeros(self._model.dimension, dtype=torch.float64)
         rows = max(1, _CHUNK_BYTES // rule.row_bytes(records.features))
         for start in range(0, len(records), rows):
             chunk = slice(start, start + rows)
-            factors = None if weights is None else torch.from_numpy(weights[chunk].astype(np.float64))
             features = records.features[chunk].to(torch.float64)
             with self._explained(records):
-                part = rule.scaled_sum(features, aims[chunk], loss, partial(clip.scales, weights=factors))
+                part = rule.scaled_sum(features, records.labels[chunk], loss, clip.scales)
             if part is None:
                 raise ArgumentError("records", f"of shape {records.shape}", "the shape of the first records seen")
             total += part
@@ -133,7 +124,6 @@ class PerRecordGradients:
         *,
         clip_norm: float,
         loss: Loss = cross_entropy,
-        targets: Tensor | None = None,
         normalise: bool = False,
     ) -> NDArray[np.float64]:
         """Sum over groups of clip(sum of the gradients of the group's records). Otherwise as :meth:`clipped_sum`.
@@ -145,8 +135,7 @@ class PerRecordGradients:
         clip = _Clip(clip_norm, self._model.dimension, normalise)
         if records.groups is None:
             raise DataError("the records have no groups; expected records with a group column for the group unit")
-        aims = _targets(records, targets)
-        rule = self._explicit_rule(vector, records, aims, loss)
+        rule = self._explicit_rule(vector, records, loss)
         total = torch.zeros(self._model.dimension, dtype=torch.float64)
         group_of = np.unique(records.groups, return_inverse=True)[1]
         order = np.argsort(group_of, kind="stable")
@@ -160,32 +149,28 @@ class PerRecordGradients:
                 chosen = order[low : min(low + rows, starts[last])]
                 index, row = torch.from_numpy(chosen), torch.from_numpy(group_of[chosen] - first)
                 with self._explained(records):
-                    parts = rule.gradients(records.features[index].to(torch.float64), aims[index], loss)
+                    parts = rule.gradients(records.features[index].to(torch.float64), records.labels[index], loss)
                 for block, part in zip(sums, parts, strict=True):
                     block.index_add_(0, row, part)
             total += combine(sums, clip.scales)
         return _finite(total)
 
-    def _rule(
-        self, vector: NDArray[np.float64], records: Records, targets: Tensor, loss: Loss
-    ) -> LinearGradients | ExplicitGradients:
+    def _rule(self, vector: NDArray[np.float64], records: Records, loss: Loss) -> LinearGradients | ExplicitGradients:
         """The fastest way to gradients that holds for this module, with the model loaded."""
         vector = self._model.check_vector(vector)
         if self._linear is not None:
             self._linear.copy.load(vector)
-            if self._passes(self._linear, vector, records, targets, loss):
+            if self._passes(self._linear, vector, records, loss):
                 return self._linear
             self._linear = None
-        return self._explicit_rule(vector, records, targets, loss)
+        return self._explicit_rule(vector, records, loss)
 
-    def _explicit_rule(
-        self, vector: NDArray[np.float64], records: Records, targets: Tensor, loss: Loss
-    ) -> ExplicitGradients:
+    def _explicit_rule(self, vector: NDArray[np.float64], records: Records, loss: Loss) -> ExplicitGradients:
         vector = self._model.check_vector(vector)
         if self._explicit is None:
             self._explicit = ExplicitGradients(self._model)
         self._explicit.copy.load(vector)
-        if not self._passes(self._explicit, vector, records, targets, loss):
+        if not self._passes(self._explicit, vector, records, loss):
             raise ArgumentError(
                 "module",
                 type(self._model.module).__name__,
@@ -199,19 +184,19 @@ class PerRecordGradients:
         rule: LinearGradients | ExplicitGradients,
         vector: NDArray[np.float64],
         records: Records,
-        targets: Tensor,
         loss: Loss,
     ) -> bool:
         tested = self._tested.setdefault(loss, set())
         if rule in tested or len(records) == 0:
             return True
         count = min(len(records), len(_PROBE))
-        features, aims, weights = records.features[:count].to(torch.float64), targets[:count], _PROBE[:count]
+        features, labels = records.features[:count].to(torch.float64), records.labels[:count]
+        weights = _PROBE[:count]
         alone = PrivateCopy(self._model)
         alone.load(vector)
         alone.set_dropout(False)
         with self._explained(records):
-            expected = alone.lone_gradients(features, aims, loss)
+            expected = alone.lone_gradients(features, labels, loss)
         norms = torch.linalg.vector_norm(expected, dim=1)
         _refuse_non_finite(norms)
         found_norms = torch.zeros_like(norms)
@@ -222,7 +207,7 @@ class PerRecordGradients:
 
         rule.copy.set_dropout(False)
         try:
-            found = rule.scaled_sum(features, aims, loss, probe)
+            found = rule.scaled_sum(features, labels, loss, probe)
         finally:
             rule.copy.set_dropout(True)
         if found is None:
@@ -255,25 +240,16 @@ class _Clip:
         self._bound = clip_norm * (1.0 - (dimension + 64) * 2.0**-52)
         self._normalise = normalise
 
-    def scales(self, norms: Tensor, weights: Tensor | None = None) -> Tensor:
+    def scales(self, norms: Tensor) -> Tensor:
         _refuse_non_finite(norms)
         scales = self._bound / norms.clamp(min=_LEAST_NORM)
-        if not self._normalise:
-            scales = scales.clamp(max=1.0)
-        return scales if weights is None else scales * weights
+        return scales if self._normalise else scales.clamp(max=1.0)
 
 
 def _refuse_non_finite(norms: Tensor) -> None:
     broken = int((~torch.isfinite(norms)).sum())
     if broken:
         raise NonFiniteError(f"{broken} of {len(norms)} gradients are NaN or infinite; expected finite ones")
-
-
-def _targets(records: Records, targets: Tensor | None) -> Tensor:
-    aims = records.labels if targets is None else targets
-    if len(aims) != len(records):
-        raise ArgumentError("targets", f"of length {len(aims)}", f"one a record: {len(records)}")
-    return aims.to(torch.float64) if aims.is_floating_point() else aims
 
 
 def _finite(total: Tensor) -> NDArray[np.float64]:

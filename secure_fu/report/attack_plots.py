@@ -86,29 +86,26 @@ def scores_picture(result: Result) -> Picture | None:
     if not rows:
         return None
     styles = method_styles(row.name for row in result.rows)
-    figure, panels, columns = grid_of_panels(len(rows), height=1.55, below=0.5)
-    highest = 0.0
+    figure, panels, columns = grid_of_panels(len(rows), height=1.5, below=0.1, shared=False)
     for index, (row, axes) in enumerate(zip(rows, panels, strict=True)):
         histogram = attacks[row.name]
-        shares = [_shares(histogram.non_members), _shares(histogram.members)]
-        axes.stairs(shares[0], histogram.edges, fill=True, color=MUTED, alpha=0.35)
-        axes.stairs(shares[1], histogram.edges, color=styles[row.name].colour, linewidth=1.6)
+        axes.stairs(_shares(histogram.non_members), histogram.edges, fill=True, color=MUTED, alpha=0.35)
+        axes.stairs(_shares(histogram.members), histogram.edges, color=styles[row.name].colour, linewidth=1.6)
         axes.set_title(row.name, fontsize=9, fontweight="normal")
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.yaxis.set_major_locator(MaxNLocator(3))
-        highest = max(highest, *shares[0], *shares[1])
+        axes.set_yticks([])
+        axes.set_ylim(bottom=0)
         if index % columns == 0:
             axes.set_ylabel("share")
         if index >= len(rows) - columns:
             axes.set_xlabel("attack score")
-    panels[0].set_ylim(0, 1.08 * highest)
     return picture(
         figure,
         name="membership_scores",
         title="What the attacker sees",
         caption=(
-            "Scores of forgotten records (line) and of held-out records (grey): the more they overlap, the less the "
-            "attack can tell."
+            "Scores of forgotten records (line) and of held-out records (grey), each model on a scale of its own: the "
+            "more they overlap, the less the attack can tell."
         ),
         alt="Histograms of attack scores, forgotten over held-out records, for " + ", ".join(row.title for row in rows),
     )

@@ -145,15 +145,15 @@ def _row_label(axes: Axes, position: int, text: str, raised: float, colour: str,
     )
 
 
-def grid_of_panels(count: int, *, height: float, below: float) -> tuple[Figure, list[Axes], int]:
-    """A figure with ``count`` panels that share both axes, filled row by row, and the number of its columns.
+def grid_of_panels(count: int, *, height: float, below: float, shared: bool = True) -> tuple[Figure, list[Axes], int]:
+    """A figure with ``count`` panels, filled row by row, and the number of its columns; shared: both axes are.
 
     ``height`` is that of one panel, ``below`` what the legend under them needs, both in inches.
     """
     columns = min(count, 4 if count == 4 or count > 6 else 3)
     lines = -(-count // columns)
     figure = new_figure(lines * height + below)
-    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    panels = list(figure.subplots(lines, columns, sharex=shared, sharey=shared, squeeze=False).flat)
     for spare in panels[count:]:
         spare.set_visible(False)
     for panel in panels[max(0, count - columns) : count]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def _training_panel(axes: Axes, result: Result) -> None:
     colour = method_styles(["original"])["original"].colour
     rounds = [point.round for point in points]
     _lines(axes, points, rounds, colour)
-    axes.set_title("Original: training with all data")
+    axes.set_title("Original: training with all data", pad=22)
     axes.set_xlabel("round")
     joined = result.scenario.joined_at_round
     named = result.scenario.forgotten_clients
@@ -71,9 +72,10 @@ def _training_panel(axes: Axes, result: Result) -> None:
     if joined is not None and rounds[0] < joined < rounds[-1]:
         axes.axvspan(joined, rounds[-1], color=GRID, alpha=0.45, linewidth=0)
         axes.axvline(joined, color=MUTED, linewidth=1.0)
-        _mark(axes, joined, f"{who}: joins at round {joined} ")
+        late = joined - rounds[0] > (rounds[-1] - rounds[0]) / 2
+        _mark(axes, joined, f"{who}: joins at round {joined}", "right" if late else "left")
     axes.axvline(rounds[-1], color=MUTED, linewidth=1.0)
-    _mark(axes, rounds[-1], "deletion request ")
+    _mark(axes, rounds[-1], "deletion request", "right")
     axes.set_xlim(rounds[0], rounds[-1] + 0.11 * (rounds[-1] - rounds[0]))
     _frame(axes)
 
@@ -129,8 +131,9 @@ def _frame(axes: Axes) -> None:
     axes.grid(axis="y")
 
 
-def _mark(axes: Axes, at: float, text: str) -> None:
-    axes.text(at, 0.42, text, ha="right", va="center", fontsize=8.5, color=INK)
+def _mark(axes: Axes, at: float, text: str, side: Literal["left", "right"]) -> None:
+    above = axes.get_xaxis_transform()
+    axes.text(at, 1.03, text, transform=above, ha=side, va="bottom", fontsize=8.5, color=INK)
 
 
 def _legend(figure: Figure, result: Result) -> None:

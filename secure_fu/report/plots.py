@@ -26,6 +26,9 @@ _GUARANTEES = {
     Guarantee.BASELINE: "baseline",
 }
 
+_VISIBLE = 0.02
+"""A spread below this part of its bar would only blot the end of it."""
+
 # phase, marker, hollow, label
 _PHASES = (
     ("training", "o", True, "training"),
@@ -231,7 +234,7 @@ def traffic_picture(result: Result) -> Picture | None:
         title="What travelled, per client",
         caption=(
             "Uploads have the same size for every client, whether or not it is the one that leaves. "
-            "In one round: the median; a line spans least to most where rounds differ."
+            "In one round: the median; a line spans least to most where rounds differ visibly."
         ),
         alt="Bytes per client. " + "; ".join(described),
     )
@@ -250,7 +253,7 @@ def _two_bars(
         face, hatch = ((colour, None), ("white", "/////"))[index]
         axes.barh(height, size, height=0.34, color=face, edgecolor=colour, hatch=hatch, linewidth=1.0)
         end = size
-        if spreads is not None and min(spreads[index]) < max(spreads[index]):
+        if spreads is not None and max(spreads[index]) - min(spreads[index]) > _VISIBLE * size:
             end = max(spreads[index])
             span = [min(spreads[index]), end]
             for ink, width in (("white", 4.0), (INK, 1.2)):

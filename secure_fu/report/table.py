@@ -80,7 +80,7 @@ class ResultTable:
             show_edge=False,
             pad_edge=False,
             padding=(0, 1 if options.max_width >= _ROOMY else 0),
-            title=Text(f"INSECURE: {'; '.join(insecure)}", style="bold white on red") if False else None,
+            title=Text(f"INSECURE: {'; '.join(insecure)}", style="bold white on red") if insecure else None,
             title_justify="left",
             caption=self._caption(),
             caption_justify="left",

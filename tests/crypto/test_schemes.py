@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from secure_fu.crypto import AdditiveScheme, OpeningKey, PublicKey, scheme
+from secure_fu.crypto.plain import _Upload as PlainUpload
 from secure_fu.crypto.scheme import check_opened
+from secure_fu.crypto.wire import encode
 from secure_fu.errors import (
     ArgumentError,
     CapacityError,
@@ -96,7 +98,7 @@ def test_capacity_is_checked_to_the_unit(one: AdditiveScheme) -> None:
     with pytest.raises(CapacityError, match="clients"):
         one.check_capacity(clients=one.max_clients + 1, magnitude=0)
     with pytest.raises(CapacityError, match="holds at most"):
-        one.check_capacity(clients=2, magnitude=one.capacity // 2 + 1)
+        one.check_capacity(clients=1, magnitude=one.capacity + 1)
     for clients, magnitude in ((0, 1), (-1, 1), (1, -1), (1.0, 1), (1, 0.5), (True, 1)):
         with pytest.raises(ArgumentError):
             one.check_capacity(clients=clients, magnitude=magnitude)  # type: ignore[arg-type]
@@ -287,6 +289,14 @@ def test_plain_refuses_sums_and_uploads_beyond_its_capacity() -> None:
     with pytest.raises(CiphertextError, match="capacity"):
         plain.accumulator(public, 2).add(upload[:-8] + np.array([2**62 + 1], dtype="<i8").tobytes())
     assert key.key_id == public.key_id
+
+
+@pytest.mark.parametrize("size", [0, 8, 15, 17, 24])
+def test_plain_refuses_uploads_whose_length_is_not_that_of_their_bytes(size: int) -> None:
+    plain = scheme("plain")
+    _, public = fresh(plain)
+    with pytest.raises(CiphertextError, match="not 16"):
+        plain.accumulator(public, 2).add(encode(PlainUpload(key_id=public.key_id, length=2, values=bytes(size))))
 
 
 def test_check_opened_wants_zero_padding() -> None:

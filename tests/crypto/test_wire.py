@@ -161,8 +161,8 @@ def test_declared_lengths_allocate_nothing() -> None:
     huge_name = header + struct.pack(">II", 1, 1 << 30)
     tracemalloc.start()
     try:
-        for data in (huge_count, huge_blob, huge_name):
-            with pytest.raises(WireError):
+        for data, fault in ((huge_count, "can hold"), (huge_blob, "truncated"), (huge_name, "truncated")):
+            with pytest.raises(WireError, match=fault):
                 decode(Bulk, data)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

@@ -38,8 +38,8 @@ def test_integer_orders_by_expansion(order, size, q, sigma):
     ("order", "size", "q", "sigma"),
     [(1.25, 1, 0.5, 1.0), (1.75, 2, 0.25, 2.28), (2.25, 1, 0.5, 100.0), (3.5, 5, 0.1, 1.0), (1.5, 10, 0.25, 5.0)],
 )
-def test_fractional_orders_by_integration_to_30_digits(order, size, q, sigma):
-    with mpmath.workdps(30):
+def test_fractional_orders_by_integration_to_20_digits(order, size, q, sigma):
+    with mpmath.workdps(20):
         weights = [
             mpmath.binomial(size, j) * mpmath.mpf(q) ** j * (1 - mpmath.mpf(q)) ** (size - j) for j in range(size + 1)
         ]
@@ -51,7 +51,7 @@ def test_fractional_orders_by_integration_to_30_digits(order, size, q, sigma):
             return mpmath.npdf(x, 0, sigma) * ratio**power
 
         low, high = -order * size - 14 * sigma, order * size + 14 * sigma
-        nodes = [low + (high - low) * i / 40 for i in range(41)]
+        nodes = [low + (high - low) * i / 24 for i in range(25)]
         both = [mpmath.quad(lambda x, p=p: integrand(x, p), nodes) for p in (order, 1 - order)]
         expected = float(max(mpmath.log(value) for value in both) / (order - 1))
     assert mixture_divergence(order=order, size=size, sampling_rate=q, sigma=sigma) == pytest.approx(expected, rel=1e-9)

@@ -133,7 +133,7 @@ def test_each_method_has_one_colour_whatever_else_is_shown() -> None:
 
 
 def test_settings_are_put_back() -> None:
-    with mpl.rc_context({"font.size": 31.0, "axes.titlesize": 44.0}):
+    with mpl.rc_context({"font.size": 31.0, "xtick.major.size": 20.0, "hatch.linewidth": 5.0}):
         before = dict(mpl.rcParams)
         ours = draw(outcome_picture, example_result())
         assert dict(mpl.rcParams) == before
