@@ -9,15 +9,19 @@ The rooms: :mod:`~secure_fu.crypto` and :mod:`~secure_fu.privacy`, which can be 
 
 from __future__ import annotations
 
-from secure_fu.audit import MembershipAudit, membership_audit
-from secure_fu.deletion import DeletionRequest
-from secure_fu.errors import SecureFUError
-from secure_fu.federation import Federation, Unlearned
-from secure_fu.learning import Records
-from secure_fu.planning import Plan, make_plan
-from secure_fu.privacy import Unit
-from secure_fu.training import Recipe
-from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub, UnlearningMethod
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from secure_fu.audit import MembershipAudit, membership_audit
+    from secure_fu.deletion import DeletionRequest
+    from secure_fu.errors import SecureFUError
+    from secure_fu.federation import Federation, Unlearned
+    from secure_fu.learning import Records
+    from secure_fu.planning import Plan, make_plan
+    from secure_fu.privacy import Unit
+    from secure_fu.training import Recipe
+    from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub, UnlearningMethod
 
 __all__ = [
     "Correction",
@@ -39,3 +43,27 @@ __all__ = [
     "make_plan",
     "membership_audit",
 ]
+
+# Names are looked up when they are first used: who needs crypto or privacy alone does not pay for torch.
+_HOMES = {
+    "audit": ("MembershipAudit", "membership_audit"),
+    "deletion": ("DeletionRequest",),
+    "errors": ("SecureFUError",),
+    "federation": ("Federation", "Unlearned"),
+    "learning": ("Records",),
+    "planning": ("Plan", "make_plan"),
+    "privacy": ("Unit",),
+    "training": ("Recipe",),
+    "unlearning": ("Correction", "FineTune", "Retrain", "Rollback", "Scratch", "Scrub", "UnlearningMethod"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"secure_fu.{home}"), name)
+    raise AttributeError(f"module 'secure_fu' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from secure_fu.config import SimulationConfig, load_config, load_preset, preset_names, with_overrides
 from secure_fu.errors import (
     ArgumentError,
     CapacityError,
@@ -29,6 +30,8 @@ __all__ = ["app", "main"]
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+_DEFAULT_PRESET = "digits-silos"
 
 _BAD_INPUT_ERRORS = (ArgumentError, CapacityError, DataError, LedgerError, RunDirectoryError, UnattainableEpsilonError)
 
@@ -80,36 +83,42 @@ def _phase_bars(console: Console) -> Iterator[_PhaseBars]:
 @app.command()
 def simulate(
     config: Annotated[
-        Path | None, typer.Argument(help="A TOML file; see docs/simulation.md.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="A TOML file, such as the config.toml of an earlier run."),
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="A preset instead of a file; digits-silos unless given.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Instead of a file: {', '.join(preset_names())}. Default: {_DEFAULT_PRESET}."
+        ),
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as training.rounds=20.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, as privacy.epsilon=4; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory, new or empty; runs/NAME-TIME unless given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run directory, new or empty. Default: runs/NAME-TIME.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of data split, initial model and scenario; never of noise or keys.", min=0)
+        int | None,
+        typer.Option(metavar="N", min=0, help="Fixes data split, first model and scenario; never noise or keys."),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder or file with the data, for presets that need it.")
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder or file with the data; the mnist presets need one of IDX files."),
     ] = None,
-    scheme: Annotated[str | None, typer.Option(help="bfv, or plain: INSECURE, for comparison only.")] = None,
+    scheme: Annotated[
+        str | None, typer.Option(metavar="NAME", help="bfv, or plain: INSECURE, for comparison only.")
+    ] = None,
     insecure_deterministic: Annotated[
         bool,
         typer.Option("--insecure-deterministic", help="INSECURE, for tests: make noise and sampling from the seed."),
     ] = False,
 ) -> None:
     """Train a federation, delete, unlearn with every method, compare with retraining, write a report."""
-    from secure_fu.config import load_config, load_preset, with_overrides
-    from secure_fu.learning import limit_threads
-    from secure_fu.report import terminal_table
-    from secure_fu.simulation import Simulation
-
-    console = Console()
     if config is not None and preset is not None:
         raise ConfigError("--preset", preset, "either a configuration file or a preset, not both")
-    limit_threads()
-    chosen = load_config(config) if config is not None else load_preset(preset or "digits-silos")
+    chosen = load_config(config) if config is not None else load_preset(preset or _DEFAULT_PRESET)
     overrides = list(set_ or [])
     if seed is not None:
         overrides.append(f"seed={seed}")
@@ -118,20 +127,31 @@ def simulate(
     chosen = with_overrides(chosen, overrides)
     target = out if out is not None else Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     try:
-        with _phase_bars(Console(stderr=True)) as bars:
-            result = Simulation(
-                chosen, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic, progress=bars
-            ).run()
-    except KeyboardInterrupt:
-        print(f"secure-fu: interrupted; what was done is in {target}, marked incomplete", file=sys.stderr)
+        _run(chosen, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic)
+    except KeyboardInterrupt as interrupt:
+        _complain("interrupted", interrupt)
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _run(config: SimulationConfig, target: Path, *, data_dir: Path | None, insecure_deterministic: bool) -> None:
+    # torch and all that needs it: only a run should wait for them.
+    from secure_fu.learning import limit_threads
+    from secure_fu.report import terminal_table
+    from secure_fu.simulation import Simulation
+
+    limit_threads()
+    with _phase_bars(Console(stderr=True)) as bars:
+        result = Simulation(
+            config, target, data_dir=data_dir, insecure_deterministic=insecure_deterministic, progress=bars
+        ).run()
+    console = Console()
     console.print(terminal_table(result))
     console.print(f"Report: {target / 'report.html'}", soft_wrap=True, highlight=False)
 
 
 @app.command()
 def ledger(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")],
 ) -> None:
     """Show what each branch of a run has spent, and on what."""
     from secure_fu.privacy import PrivacyLedger
@@ -146,13 +166,18 @@ def ledger(
         Console().print(ledger_table(opened))
 
 
+def _complain(message: str, error: BaseException) -> None:
+    for line in (message, *getattr(error, "__notes__", ())):
+        print(f"secure-fu: {line}", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point of `secure-fu`. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted."""
     try:
         app()
     except _BAD_INPUT_ERRORS as error:
-        print(f"secure-fu: {error}", file=sys.stderr)
+        _complain(str(error), error)
         sys.exit(BAD_INPUT)
     except SecureFUError as error:
-        print(f"secure-fu: {type(error).__name__}: {error}", file=sys.stderr)
+        _complain(f"{type(error).__name__}: {error}", error)
         sys.exit(FAILED)

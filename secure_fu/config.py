@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 import types
 import typing
@@ -36,6 +37,9 @@ __all__ = [
 
 Scalar = str | int | float | bool
 
+# A name becomes part of a folder's name, a prefix part of the names that clients are pinned under.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
+
 
 def _one_of(key: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
@@ -47,6 +51,11 @@ def _one_of(key: str, value: str, known: Sequence[str]) -> None:
 def _at_least(key: str, value: float, least: float) -> None:
     if not least <= value < float("inf"):
         raise ConfigError(key, value, f"a finite number of at least {least}")
+
+
+def _name(key: str, value: str) -> None:
+    if not _NAME.fullmatch(value):
+        raise ConfigError(key, value, "1 to 48 characters of A-Z a-z 0-9 . _ -, the first a letter or a digit")
 
 
 def _positive(key: str, value: float) -> None:
@@ -86,6 +95,7 @@ class DataConfig:
         if not 0.0 < self.test_fraction < 1.0:
             raise ConfigError("data.test_fraction", self.test_fraction, "a number between 0 and 1, both excluded")
         _at_least("data.clients", self.clients, 2)
+        _name("data.client_prefix", self.client_prefix)
         _positive("data.alpha", self.alpha)
         _at_least("data.records", self.records, 0)
 
@@ -256,6 +266,7 @@ class SimulationConfig:
     unlearning: UnlearningConfig = field(default_factory=UnlearningConfig)
 
     def __post_init__(self) -> None:
+        _name("name", self.name)
         _at_least("seed", self.seed, 0)
         if self.deletion.joined_at >= self.training.rounds:
             raise ConfigError(
@@ -311,7 +322,7 @@ def _convert(hint: Any, value: Any, key: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(key, value, "a list")
+            raise ConfigError(key, value, 'a list, as ["one", "two"] or [32, 16]')
         return tuple(_convert(typing.get_args(hint)[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
@@ -336,6 +347,8 @@ def load_config(path: Path) -> SimulationConfig:
     Raises:
         ConfigError: the file is missing or not TOML, or as :func:`from_dict`.
     """
+    if not path.exists() and str(path) in preset_names():
+        raise ConfigError("config", str(path), f"a TOML file; for the preset of that name write --preset {path}")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -372,10 +385,7 @@ def with_overrides(config: SimulationConfig, overrides: Sequence[str]) -> Simula
         key, sign, text = override.partition("=")
         if not sign or not key:
             raise ConfigError("--set", override, "key=value")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
+        value = _toml_value(text)
         place = values
         *tables, last = key.strip().split(".")
         for table in tables:
@@ -385,6 +395,15 @@ def with_overrides(config: SimulationConfig, overrides: Sequence[str]) -> Simula
             place = child
         place[last] = value
     return from_dict(values)
+
+
+def _toml_value(text: str) -> Any:
+    """What a TOML value says; the text itself where it is none."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def to_toml(config: SimulationConfig) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secure_fu.crypto import Identity, OsRandomness, Randomness, Role, Roster, scheme
+from secure_fu.crypto import EncryptionPool, Identity, OsRandomness, Randomness, Role, Roster, scheme
 from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import ArgumentError, ProtocolError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
@@ -91,6 +91,8 @@ class Federation:
         directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one
             until closed.
         keep_history: whether clients keep what the method `correction` needs.
+        encryption_processes: worker processes that encrypt while this one computes; 0 encrypts here. Worth it from some
+            ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
 
     Raises:
@@ -108,6 +110,7 @@ class Federation:
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
         directory: Path | None = None,
         keep_history: bool = True,
+        encryption_processes: int = 0,
         randomness: Randomness | None = None,
     ) -> None:
         self.recipe = recipe = plan.recipe
@@ -117,6 +120,7 @@ class Federation:
         self.scheme = scheme(scheme_name)
         self._randomness = OsRandomness() if randomness is None else randomness
         self._vanishes = vanishes
+        self._pool = EncryptionPool(scheme_name, encryption_processes) if encryption_processes else None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
@@ -157,7 +161,9 @@ class Federation:
         self.states: list[TrainingState] = [TrainingState.initial(ReleasedModel.public(self.model.vector()))]
 
     def close(self) -> None:
-        """Close ledger and records."""
+        """Close ledger and records, end worker processes."""
+        if self._pool is not None:
+            self._pool.close()
         self.ledger.close()
         self._key_holder_record.close()
         if self._scratch is not None:
@@ -355,6 +361,7 @@ class Federation:
                 scheme=self.scheme,
                 tasks=tasks[name],
                 randomness=self._randomness,
+                encryptor=self._pool,
             )
             for name in self._silos
         }
@@ -365,4 +372,5 @@ class Federation:
             cohort=self._cohort,
             vanishes=self._vanishes,
             first_round=first_round,
+            ahead=0 if self._pool is None else self._pool.processes,
         )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from secure_fu.errors import ArgumentError, BudgetExceededError
 from secure_fu.learning import FlatModel
-from secure_fu.privacy import Budget, Grid, Unit, assured_clients, calibrate_noise
+from secure_fu.privacy import (
+    Budget,
+    GaussianSumEvent,
+    Grid,
+    Unit,
+    assured_clients,
+    calibrate_noise,
+    renyi_epsilon,
+)
+from secure_fu.privacy.accounting import order_for_events
 from secure_fu.training import Recipe
 
 __all__ = ["Plan", "make_plan"]
@@ -48,6 +59,7 @@ def make_plan(
     learning_rate: float = 0.3,
     momentum: float = 0.9,
     clip_norm: float = 1.0,
+    branch_rounds: int | None = None,
     noise_multiplier: float | None = None,
     colluders: int = 1,
     deletion_reserve: float = 0.5,
@@ -63,29 +75,69 @@ def make_plan(
         minimum_cohort: fewer uploads than this are never opened; at least colluders + 2.
         unit: privacy unit.
         epsilon, delta: what one unit may spend on training and one unlearning branch together.
-        rounds: of a full training; retraining, the longest branch, takes as many again.
+        rounds: of a full training.
         sampling_rate: probability with which a silo samples each of its units; must be 1 for the client unit.
+        branch_rounds: of the longest unlearning branch, at the same sampling rate; None for as many as training has, as
+            retraining takes.
         noise_multiplier: None takes the smallest that fits the budget.
         deletion_reserve: fraction of the Renyi budget that training leaves for deletions.
         local: for the client unit: `epochs`, `batch_size`, `learning_rate` of local training.
 
     Raises:
         ArgumentError: an argument is out of its domain.
+        BudgetExceededError: the noise multiplier given cannot keep training and the longest branch within the budget.
         UnattainableEpsilonError: no noise multiplier reaches the budget.
     """
+    for name, number in (("clients", clients), ("nominal_units", nominal_units), ("rounds", rounds)):
+        if number < 1:
+            raise ArgumentError(name, number, "at least 1")
+    if minimum_cohort > clients:
+        raise ArgumentError("minimum_cohort", minimum_cohort, f"at most {clients}, the clients there are")
+    if not 0.0 <= deletion_reserve < 1.0:
+        raise ArgumentError("deletion_reserve", deletion_reserve, "a number in [0, 1)")
+    longest = rounds if branch_rounds is None else branch_rounds
+    if longest < 0:
+        raise ArgumentError("branch_rounds", longest, "at least 0")
     dimension = FlatModel(module).dimension
-    # Twice what an average silo's expected sample can reach in one coordinate; made from public numbers only.
-    sampled = 1.0 if unit is Unit.CLIENT else max(1.0, 2.0 * sampling_rate * nominal_units / clients)
+    # A sum in which every sampled unit puts half its clip norm into one coordinate, all the same way, is no gradient
+    # any more; what is clamped there costs utility, not privacy. Made from public numbers only.
+    sampled = 1.0 if unit is Unit.CLIENT else max(1.0, 0.5 * sampling_rate * nominal_units / clients)
     saturation = clip_norm * sampled
     grid = Grid.fine(clip_norm=clip_norm, dimension=dimension, saturation=saturation, unit=unit)
-    calibration = calibrate_noise(
-        epsilon=epsilon,
-        delta=delta,
-        rounds={sampling_rate: 2 * rounds},
-        sensitivity_in_steps=grid.sensitivity / grid.step,
-        dimension=dimension,
-        shares=assured_clients(minimum_cohort, colluders),
-    )
+    scale = grid.sensitivity / grid.step
+    shares = assured_clients(minimum_cohort, colluders)
+    # Renyi divergences add: a training that must leave a part of the budget needs the noise of a longer one.
+    budgeted = max(rounds + longest, math.ceil(rounds / (1.0 - deletion_reserve)))
+
+    def events(multiplier: float, count: int) -> dict[GaussianSumEvent, int]:
+        event = GaussianSumEvent(
+            noise_multiplier=multiplier,
+            sampling_rate=sampling_rate,
+            grid_ratio=multiplier * scale,
+            dimension=dimension,
+            shares=shares,
+        )
+        return {event: count}
+
+    given = noise_multiplier
+    if given is None or renyi_epsilon(events(given, budgeted), delta=delta) > epsilon:
+        calibration = calibrate_noise(
+            epsilon=epsilon,
+            delta=delta,
+            rounds={sampling_rate: budgeted},
+            sensitivity_in_steps=scale,
+            dimension=dimension,
+            shares=shares,
+        )
+        if given is not None:
+            raise BudgetExceededError(
+                f"noise_multiplier is {given:g}; expected at least {calibration.noise_multiplier:g}, which keeps "
+                f"{rounds} rounds of training and {longest} of the longest branch within epsilon {epsilon:g} at delta "
+                f"{delta:g}, {deletion_reserve:.0%} of it reserved for deletions"
+            )
+        noise_multiplier, order = calibration.noise_multiplier, calibration.order
+    else:
+        noise_multiplier, order = given, order_for_events(events(given, budgeted), delta=delta)
     return Plan(
         recipe=Recipe(
             unit=unit,
@@ -93,16 +145,14 @@ def make_plan(
             learning_rate=learning_rate,
             momentum=momentum,
             clip_norm=clip_norm,
-            noise_multiplier=calibration.noise_multiplier if noise_multiplier is None else noise_multiplier,
+            noise_multiplier=noise_multiplier,
             sampling_rate=sampling_rate,
             nominal_units=nominal_units,
             saturation=saturation,
             local=dict(local or {}),
         ),
-        budget=Budget(
-            epsilon=epsilon, delta=delta, order=calibration.order, deletion_reserve=deletion_reserve, unit=unit
-        ),
+        budget=Budget(epsilon=epsilon, delta=delta, order=order, deletion_reserve=deletion_reserve, unit=unit),
         minimum_cohort=minimum_cohort,
         colluders=colluders,
-        planned_epsilon=calibration.epsilon,
+        planned_epsilon=renyi_epsilon(events(noise_multiplier, rounds + longest), delta=delta),
     )

@@ -202,7 +202,7 @@ class ResultBuilder:
             "curves": {row["name"]: self._curves[row["name"]] for row in self._rows},
             "traffic": {"per_round": self._traffic},
             "timing": {**self._timing, "total": seconds},
-            "membership": {name: _attack(measured.membership) for name, measured in self._measured.items()},
+            "membership": {row["name"]: _attack(self._measured[row["name"]].membership) for row in self._rows},
         }
 
     def _with_distances(self, row: dict[str, Any]) -> dict[str, Any]:

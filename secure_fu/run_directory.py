@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from secure_fu.errors import RunDirectoryError
@@ -35,7 +35,7 @@ class RunDirectory:
             (path / "models").mkdir()
         except (FileExistsError, NotADirectoryError):
             raise RunDirectoryError(
-                f"--out is {str(path)!r}, which is a file; expected a new or empty folder"
+                f"--out is {str(path)!r}, which is a file or lies below one; expected a new or empty folder"
             ) from None
         except OSError as error:
             raise RunDirectoryError(
@@ -44,17 +44,8 @@ class RunDirectory:
         self.path = path
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one file whole or not at all."""
-        target = self.path / name
-        scratch = target.with_name(target.name + ".part")
-        try:
-            with scratch.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(target)
-        except OSError as error:
-            raise RunDirectoryError(f"{target} cannot be written ({error.strerror}); is the disk full?") from None
+        """Write one UTF-8 file whole or not at all."""
+        self._write(self.path / name, text.encode())
 
     def write_json(self, name: str, value: Mapping[str, object]) -> None:
         """Write one JSON file; NaN and infinity are refused."""
@@ -62,7 +53,19 @@ class RunDirectory:
 
     def write_model(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a released model as `models/<name>.safetensors`, float32."""
-        save_file(
-            {key: tensor.float().contiguous() for key, tensor in tensors.items()},
-            self.path / "models" / f"{name}.safetensors",
-        )
+        content = save({key: tensor.float().contiguous() for key, tensor in tensors.items()})
+        self._write(self.path / "models" / f"{name}.safetensors", content)
+
+    @staticmethod
+    def _write(target: Path, content: bytes) -> None:
+        scratch = target.with_name(target.name + ".part")
+        try:
+            with scratch.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            scratch.replace(target)
+        except OSError as error:
+            raise RunDirectoryError(f"{target} cannot be written ({error.strerror}); is the disk full?") from None
+        finally:
+            scratch.unlink(missing_ok=True)  # an interrupt leaves no half file either

@@ -12,7 +12,7 @@ from torch import nn
 
 from secure_fu.config import DataConfig, SimulationConfig
 from secure_fu.deletion import DeletionRequest
-from secure_fu.errors import ConfigError
+from secure_fu.errors import ConfigError, DataError
 from secure_fu.learning import (
     Dataset,
     Records,
@@ -29,6 +29,7 @@ from secure_fu.learning import (
     mlp,
     npz_file,
 )
+from secure_fu.privacy import Unit
 
 __all__ = ["Scenario", "build_scenario"]
 
@@ -61,6 +62,23 @@ class Scenario:
     joins: dict[str, int]
     dataset: str
 
+    def count_units(self, unit: Unit) -> int:
+        """How many units all clients hold together; a group that is at two clients counts twice.
+
+        Raises:
+            DataError: the unit is the group, and some client's records have no group column.
+        """
+        if unit is Unit.CLIENT:
+            return len(self.clients)
+        if unit is Unit.RECORD:
+            return sum(len(records) for records in self.clients.values())
+        count = 0
+        for name, records in self.clients.items():
+            if records.groups is None:
+                raise DataError(f"the records of {name!r} have no groups; expected records with a group column")
+            count += len(np.unique(records.groups))
+        return count
+
 
 def build_scenario(config: SimulationConfig, *, data_dir: Path | None = None) -> Scenario:
     """Load, split and mark data as a configuration says; everything here depends on the seed alone.
@@ -77,6 +95,8 @@ def build_scenario(config: SimulationConfig, *, data_dir: Path | None = None) ->
     width = len(str(config.data.clients - 1))
     names = [f"{config.data.client_prefix}-{index:0{max(2, width)}d}" for index in range(config.data.clients)]
     clients = {name: dataset.train.subset(part) for name, part in zip(names, parts, strict=True)}
+    if config.training.unit == Unit.GROUP.value and dataset.train.groups is None:
+        raise ConfigError("training.unit", config.training.unit, "record or client; these records have no group column")
     request = _request(config, clients)
     trigger = None
     held_out = dataset.test
@@ -84,6 +104,12 @@ def build_scenario(config: SimulationConfig, *, data_dir: Path | None = None) ->
         if config.deletion.backdoor_label >= dataset.classes:
             raise ConfigError(
                 "deletion.backdoor_label", config.deletion.backdoor_label, f"a class below {dataset.classes}"
+            )
+        if len(dataset.train.shape) not in (2, 3):
+            raise ConfigError(
+                "deletion.backdoor",
+                True,
+                f"false; the trigger is a row of pixels, and records of shape {dataset.train.shape} are no images",
             )
         trigger = Trigger.top_row(dataset.train.shape, target=config.deletion.backdoor_label)
         held_out = trigger.poison(dataset.test)
@@ -167,12 +193,26 @@ def _request(config: SimulationConfig, clients: dict[str, Records]) -> DeletionR
     if deletion.scope == "client":
         return DeletionRequest.whole_client(name)
     if deletion.scope == "group":
+        _check_groups(deletion.groups, [clients[name]] if deletion.client else list(clients.values()))
         return DeletionRequest.person(*deletion.groups, client=deletion.client or None)
     available = len(clients[name])
     if deletion.count > available:
         raise ConfigError("deletion.count", deletion.count, f"at most {available}, the records that {name} has")
     chosen = _generator(config.seed, "deletion").permutation(available)[: deletion.count]
     return DeletionRequest.some_records(name, tuple(int(index) for index in np.sort(chosen)))
+
+
+def _check_groups(groups: tuple[str, ...], asked: list[Records]) -> None:
+    present: set[str] = set()
+    for records in asked:
+        if records.groups is None:
+            raise ConfigError("deletion.scope", "group", "client or records; these records have no group column")
+        present.update(records.groups.tolist())
+    for group in groups:
+        if group not in present:
+            raise ConfigError(
+                "deletion.groups", group, "values of the group column that training records of the client have"
+            )
 
 
 def _poison_marked(records: Records, marked: NDArray[np.bool_], trigger: Trigger) -> Records:

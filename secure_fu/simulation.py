@@ -21,7 +21,7 @@ from secure_fu.results import ResultBuilder
 from secure_fu.run_directory import RunDirectory
 from secure_fu.scenario import Scenario, build_scenario
 from secure_fu.training import OnRound, TrainingState
-from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
+from secure_fu.unlearning import Correction, FineTune, Retrain, Scratch, Scrub, UnlearningMethod, method_from_settings
 
 __all__ = ["Progress", "Simulation", "plan_of"]
 
@@ -58,7 +58,8 @@ class Simulation:
         progress: told how far the run is.
 
     Raises:
-        ConfigError, DataError, RunDirectoryError, UnattainableEpsilonError: before anything long starts.
+        ConfigError, DataError, RunDirectoryError, UnattainableEpsilonError, BudgetExceededError: before anything long
+            starts.
     """
 
     def __init__(
@@ -102,7 +103,8 @@ class Simulation:
     def run(self) -> dict[str, object]:
         """Run everything, write the run directory, return the result.
 
-        An interrupted run leaves config, ledger, transcript and a result marked incomplete.
+        A run that ends early, by an error or by the user, leaves config, ledger, transcript, the models so far and a
+        result marked incomplete; a note on the exception says where.
 
         Raises:
             BudgetExceededError, RoundAborted: a round could not be run.
@@ -112,13 +114,14 @@ class Simulation:
                 self._train()
                 for method in self._methods:
                     self._unlearn(method)
-        except BaseException:
+            self._progress.phase("writing the report", 1)
+            result = self._results.to_dict(complete=True)
+            write_report(result, self._directory.path)
+            self._directory.write_json("result.json", result)
+        except BaseException as error:
             self._directory.write_json("result.json", self._results.to_dict(complete=False))
+            error.add_note(f"what was done is in {self._directory.path}, marked incomplete")
             raise
-        self._progress.phase("writing the report", 1)
-        result = self._results.to_dict(complete=True)
-        self._directory.write_json("result.json", result)
-        write_report(result, self._directory.path)
         self._progress.advance()
         return result
 
@@ -174,20 +177,21 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
     """The plan of a configuration: recipe, budget and cohort.
 
     Raises:
+        BudgetExceededError: the noise multiplier in the configuration is too small for the budget.
         UnattainableEpsilonError: no noise multiplier reaches the budget.
     """
     training = config.training
     unit = Unit(training.unit)
-    count = len(scenario.clients) if unit is Unit.CLIENT else sum(len(records) for records in scenario.clients.values())
     return make_plan(
         scenario.module,
         clients=len(scenario.clients),
-        nominal_units=training.nominal_units or count,
+        nominal_units=training.nominal_units or scenario.count_units(unit),
         minimum_cohort=config.protocol.minimum_cohort,
         unit=unit,
         epsilon=config.privacy.epsilon,
         delta=config.privacy.delta,
         rounds=training.rounds,
+        branch_rounds=_longest_branch(config),
         sampling_rate=training.sampling_rate,
         learning_rate=training.learning_rate,
         momentum=training.momentum,
@@ -203,6 +207,12 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
         if unit is Unit.CLIENT
         else None,
     )
+
+
+def _longest_branch(config: SimulationConfig) -> int:
+    """Rounds of the longest unlearning branch: retraining's, or those of a method with a length of its own."""
+    own = (method.length for method in _methods(config) if isinstance(method, Scrub | Correction | FineTune | Scratch))
+    return max(config.training.rounds, *own, 0)
 
 
 def _accidents(config: SimulationConfig) -> Callable[[int, str], bool]:

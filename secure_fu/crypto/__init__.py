@@ -5,6 +5,7 @@ Imports nothing of privacy, learning or any framework. TenSEAL is loaded when sc
 
 from __future__ import annotations
 
+from secure_fu.crypto.encryptor import EncryptionPool, Encryptor, InlineEncryptor
 from secure_fu.crypto.identity import Identity, Party, Role, Roster, SigningKey
 from secure_fu.crypto.randomness import (
     InsecureDeterministicRandomness,
@@ -42,8 +43,11 @@ __all__ = [
     "AdditiveScheme",
     "Blob",
     "Choice",
+    "EncryptionPool",
+    "Encryptor",
     "Fixed",
     "Identity",
+    "InlineEncryptor",
     "InsecureDeterministicRandomness",
     "Nested",
     "OpeningKey",

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto import AdditiveScheme, Identity, PublicKey, Randomness, Role, Roster, seal
+from secure_fu.crypto import AdditiveScheme, Encryptor, Identity, InlineEncryptor, Randomness, Role, Roster, seal
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.errors import ArgumentError, DataError, NonFiniteError, PolicyRefusal, ProtocolError
 from secure_fu.privacy import Unit
-from secure_fu.protocol.messages import Domain, Header, Invitation, Upload, UploadStatement, digest
+from secure_fu.protocol.messages import Domain, Header, Invitation, Upload, UploadStatement, digest, parse_settings
 from secure_fu.protocol.policy import Policy
 from secure_fu.protocol.sums import LocalTask, RoundTerms
 
-__all__ = ["Client", "upload_associated_data"]
+__all__ = ["Client", "PendingUpload", "upload_associated_data"]
 
 # An invitation is one and the same for all clients of a process; reading its public parts once serves them all.
 _decode_invitation = lru_cache(maxsize=2)(partial(decode, Invitation))
@@ -25,15 +24,22 @@ _decode_header = lru_cache(maxsize=2)(partial(decode, Header))
 
 
 @lru_cache(maxsize=2)
-def _load_public_key(scheme: AdditiveScheme, data: bytes) -> PublicKey:
-    return scheme.load_public_key(data)
-
-
-@lru_cache(maxsize=2)
 def _model_vector(data: bytes) -> NDArray[np.float32]:
     vector = np.frombuffer(data, dtype="<f4").astype(np.float32)
     vector.setflags(write=False)
     return vector
+
+
+def _terms(header: Header) -> RoundTerms:
+    return RoundTerms(
+        purpose=header.purpose,
+        round_number=header.round_number,
+        unit=Unit(header.unit),
+        clip_norm=header.clip_norm,
+        retained_rate=header.retained_rate,
+        forgotten_rate=header.forgotten_rate,
+        settings=parse_settings(header.settings),
+    )
 
 
 def upload_associated_data(header_digest: bytes, client: str) -> bytes:
@@ -49,8 +55,8 @@ class Client:
         honest clients in the sum, the released sum carries at least the accounted noise.
     Edge cases:
         A client with nothing to say sends zero plus its noise share, an upload like any other. A contribution that is
-        not finite is refused here and never encrypted. One round is answered once; a repeated or older invitation is
-        refused, so no noise or key is used twice.
+        not finite is refused here and never encrypted; the refusal tells nothing of it. One round is answered once; a
+        repeated or older invitation is refused, so no noise or key is used twice.
 
     Args:
         identity: secret; its role is CLIENT.
@@ -59,6 +65,7 @@ class Client:
         scheme: additive encryption scheme.
         tasks: this client's code by purpose.
         randomness: source of the noise share and of secret sampling.
+        encryptor: does the work of encryption; this process unless given.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class Client:
         scheme: AdditiveScheme,
         tasks: Mapping[str, LocalTask],
         randomness: Randomness,
+        encryptor: Encryptor | None = None,
     ) -> None:
         if identity.role is not Role.CLIENT:
             raise ArgumentError("identity", identity.role.value, "an identity in the role of a client")
@@ -79,6 +87,7 @@ class Client:
         self._scheme = scheme
         self._tasks = dict(tasks)
         self._randomness = randomness
+        self._encryptor = InlineEncryptor(scheme) if encryptor is None else encryptor
         self._last_round: dict[bytes, int] = {}
 
     @property
@@ -87,28 +96,35 @@ class Client:
         return self._identity.name
 
     def respond(self, invitation: bytes) -> bytes:
-        """Answer one invitation with one upload.
+        """Answer one invitation with one upload; :meth:`begin` and :meth:`PendingUpload.finish` in one."""
+        return self.begin(invitation).finish()
+
+    def begin(self, invitation: bytes) -> PendingUpload:
+        """Answer one invitation: everything up to the start of the encryption.
 
         Args:
             invitation: an encoded :class:`~secure_fu.protocol.messages.Invitation`.
 
         Returns:
-            an encoded :class:`~secure_fu.protocol.messages.Upload`.
+            the upload in the making.
 
         Raises:
             WireError, SignatureError: the message is malformed or not from the pinned server and key-holder.
-            PolicyRefusal: the policy forbids the round, or the contribution is not finite.
-            ProtocolError: the round is not newer than the last one answered, or its parts do not belong together.
+            PolicyRefusal: the policy forbids the round, or the contribution cannot be computed, has another shape, or
+                is not finite.
+            ProtocolError: the round is not newer than the last one answered, its parts do not belong together, or its
+                settings are malformed.
         """
         message = _decode_invitation(invitation)
         header = self._checked_header(message)
         model = self._checked_model(message, header)
-        public_key = _load_public_key(self._scheme, message.round_key.public_key)
+        terms = _terms(header)
+        self._scheme.load_public_key(message.round_key.public_key)
         # From here on the round counts as answered, whatever happens: nothing secret is ever drawn twice for it.
         self._last_round[header.run_id] = header.round_number
-        noised = self._noised_contribution(header, model)
-        ciphertext = self._scheme.encrypt(public_key, noised)
-        return self._signed_upload(message.announcement.header_digest, ciphertext)
+        noised = self._noised_contribution(header, model, terms)
+        encrypting = self._encryptor.submit(message.round_key.public_key, noised)
+        return PendingUpload(self, message.announcement.header_digest, encrypting)
 
     def _checked_header(self, message: Invitation) -> Header:
         announcement, round_key = message.announcement, message.round_key
@@ -149,29 +165,18 @@ class Client:
             raise ProtocolError(f"the model has {len(message.model)} bytes; expected {4 * header.length}")
         return _model_vector(message.model)
 
-    def _noised_contribution(self, header: Header, model: NDArray[np.float32]) -> NDArray[np.int64]:
-        terms = RoundTerms(
-            purpose=header.purpose,
-            round_number=header.round_number,
-            unit=Unit(header.unit),
-            clip_norm=header.clip_norm,
-            retained_rate=header.retained_rate,
-            forgotten_rate=header.forgotten_rate,
-            settings=json.loads(header.settings),
-        )
+    def _noised_contribution(self, header: Header, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.int64]:
+        sits_out = f"client {self.name!r} sits round {header.round_number} out: its contribution"
         sampling = self._randomness.stream(f"sampling/{self.name}")
         try:
             contribution = self._tasks[header.purpose].contribution(model, terms, sampling)
         except (ArgumentError, DataError, NonFiniteError) as error:
-            raise PolicyRefusal(
-                f"client {self.name!r} sits round {header.round_number} out: no contribution could be computed: {error}"
-            ) from error
+            # The refusal travels and is logged: the error's own text, which may tell of data, stays with its cause.
+            raise PolicyRefusal(f"{sits_out} cannot be computed ({type(error).__name__})") from error
         if contribution.shape != (header.length,):
-            raise ArgumentError("contribution", contribution.shape, f"shape ({header.length},)")
+            raise PolicyRefusal(f"{sits_out} has shape {contribution.shape}; expected ({header.length},)")
         if not np.isfinite(contribution).all():
-            raise PolicyRefusal(
-                f"client {self.name!r} sits round {header.round_number} out: its contribution is not finite"
-            )
+            raise PolicyRefusal(f"{sits_out} has non-finite coordinates")
         noise = self._policy.noise_share(header).sample(
             header.length, stream=self._randomness.stream(f"noise/{self.name}")
         )
@@ -193,3 +198,20 @@ class Client:
                 signature=self._identity.sign(Domain.UPLOAD, encode(statement)),
             )
         )
+
+
+class PendingUpload:
+    """An upload whose encryption is under way."""
+
+    def __init__(self, client: Client, header_digest: bytes, encrypting: Callable[[], bytes]) -> None:
+        self._client = client
+        self._header_digest = header_digest
+        self._encrypting = encrypting
+
+    def finish(self) -> bytes:
+        """Wait for the ciphertext, seal and sign it.
+
+        Returns:
+            an encoded :class:`~secure_fu.protocol.messages.Upload`.
+        """
+        return self._client._signed_upload(self._header_digest, self._encrypting())

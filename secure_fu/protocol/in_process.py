@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from secure_fu.errors import ArgumentError, CohortTooSmall, OpeningError, PolicyRefusal, RoundAborted
-from secure_fu.protocol.client import Client
+from secure_fu.protocol.client import Client, PendingUpload
 from secure_fu.protocol.key_holder import KeyHolder
 from secure_fu.protocol.release import ReleasedSum
 from secure_fu.protocol.server import Server
@@ -42,6 +43,7 @@ class InProcessSums:
         cohort: names of the clients to invite to a given round number.
         vanishes: whether an invited client fails to answer, by (round number, client name).
         first_round: number of the first round.
+        ahead: how many clients compute while the encryptions of those before them are under way.
         attempts: how often a round is asked for anew, under a new number, when too few clients answered. Such a round
             was never opened and costs nothing.
     """
@@ -55,11 +57,13 @@ class InProcessSums:
         cohort: Callable[[int], tuple[str, ...]],
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
         first_round: int = 0,
+        ahead: int = 0,
         attempts: int = 3,
     ) -> None:
         if attempts < 1:
             raise ArgumentError("attempts", attempts, "at least 1")
         self._attempts = attempts
+        self._ahead = ahead
         self._server = server
         self._key_holder = key_holder
         self._clients = dict(clients)
@@ -90,16 +94,12 @@ class InProcessSums:
         try:
             invitation = self._server.invite(self._key_holder.issue_key(announcement))
             sizes = self._collect(number, cohort, invitation)
+            released = self._server.release(self._key_holder.open(self._server.close()))
         except BaseException as error:
-            self._server.abort(f"ended early by {type(error).__name__}, before its roll left")
+            self._server.give_up(f"ended early by {type(error).__name__}, before its roll left")
+            if isinstance(error, OpeningError):
+                raise RoundAborted(f"round {number}: {error}") from error
             raise
-        roll = self._server.close()
-        try:
-            opening = self._key_holder.open(roll)
-        except OpeningError as error:
-            self._server.forfeit()
-            raise RoundAborted(f"round {number}: {error}") from error
-        released = self._server.release(opening)
         self.traffic.append(
             RoundTraffic(
                 round_number=number,
@@ -112,15 +112,24 @@ class InProcessSums:
         return released
 
     def _collect(self, number: int, cohort: tuple[str, ...], invitation: bytes) -> list[int]:
-        sizes = []
+        sizes: list[int] = []
+        pending: deque[PendingUpload] = deque()
+
+        def receive_oldest() -> None:
+            upload = pending.popleft().finish()
+            self._server.receive(upload)
+            sizes.append(len(upload))
+
         for name in cohort:
             if self._vanishes(number, name):
                 continue
             try:
-                upload = self._clients[name].respond(invitation)
+                pending.append(self._clients[name].begin(invitation))
             except PolicyRefusal as refusal:
                 _LOGGER.warning("round %d goes on without client %s: %s", number, name, refusal)
                 continue
-            self._server.receive(upload)
-            sizes.append(len(upload))
+            if len(pending) > self._ahead:
+                receive_oldest()
+        while pending:
+            receive_oldest()
         return sizes

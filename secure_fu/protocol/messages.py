@@ -27,7 +27,7 @@ from secure_fu.crypto.wire import (
     encode,
     message,
 )
-from secure_fu.errors import ArgumentError
+from secure_fu.errors import ArgumentError, ProtocolError
 
 __all__ = [
     "Announcement",
@@ -46,6 +46,7 @@ __all__ = [
     "UploadStatement",
     "canonical_settings",
     "digest",
+    "parse_settings",
 ]
 
 Settings = Mapping[str, float | int | str | bool]
@@ -89,6 +90,21 @@ def canonical_settings(settings: Settings) -> str:
         return json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError:
         raise ArgumentError("settings", sorted(settings), "finite numbers only") from None
+
+
+def parse_settings(text: str) -> Settings:
+    """Read what :func:`canonical_settings` wrote.
+
+    Raises:
+        ProtocolError: the text is anything else.
+    """
+    try:
+        settings = json.loads(text)
+        if isinstance(settings, dict) and canonical_settings(settings) == text:
+            return settings
+    except (ValueError, RecursionError):  # ValueError: no JSON, or values that settings cannot have
+        pass
+    raise ProtocolError("header field settings is not the canonical text of finite numbers, strings and booleans")
 
 
 @message("header")

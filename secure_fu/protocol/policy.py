@@ -10,6 +10,8 @@ from secure_fu.protocol.messages import Header
 
 __all__ = ["Policy"]
 
+_ROUND_NUMBERS = 1 << 63  # what the ledger and the key-holder's record can hold
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
@@ -75,6 +77,8 @@ class Policy:
             self._refuse("purpose", header.purpose, f"one of {sorted(self.purposes)}")
         if header.parameter_set not in self.parameter_sets:
             self._refuse("parameter_set", header.parameter_set, f"one of {sorted(self.parameter_sets)}")
+        if header.round_number >= _ROUND_NUMBERS:
+            self._refuse("round_number", header.round_number, "numbers below 2**63")
         if header.minimum_cohort < self.minimum_cohort:
             self._refuse("minimum_cohort", header.minimum_cohort, f"at least {self.minimum_cohort}")
         if len(header.cohort) < header.minimum_cohort:

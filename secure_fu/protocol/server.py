@@ -333,6 +333,7 @@ class Server:
         if len(message.values) != 8 * current.header.length:
             raise ProtocolError(f"the opening has {len(message.values)} bytes; expected {8 * current.header.length}")
         self._ledger.commit(current.reservation, current.participants)
+        self._state = _Idle()
         release = Release(
             header_digest=current.header_digest,
             previous_transcript=current.header.previous_transcript,
@@ -343,15 +344,13 @@ class Server:
         )
         self._transcript.append(current.header, release)
         integers = np.frombuffer(message.values, dtype="<i8").astype(np.int64)
-        released = ReleasedSum(
+        return ReleasedSum(
             values=self._policy.grid(current.header).dequantise(integers),
             purpose=current.header.purpose,
             round_number=current.header.round_number,
             participants=current.participants,
             transcript=self._transcript.head,
         )
-        self._state = _Idle()
-        return released
 
     def forfeit(self) -> None:
         """Give up a round whose roll has left and that was not opened; all its participants stay charged.
@@ -362,6 +361,13 @@ class Server:
         current = self._expect(_Closed)
         self._ledger.commit(current.reservation, current.participants)
         self._state = _Idle()
+
+    def give_up(self, reason: str) -> None:
+        """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it."""
+        if isinstance(self._state, _Closed):
+            self.forfeit()
+        elif not isinstance(self._state, _Idle):
+            self.abort(reason)
 
     def _expect(self, state: type[_S]) -> _S:
         if not isinstance(self._state, state):

@@ -41,12 +41,13 @@ class Transcript:
         """
         if release.previous_transcript != self._head:
             raise ArgumentError("release.previous_transcript", release.previous_transcript.hex(), self._head.hex())
-        self._head = digest(encode(release))
+        head = digest(encode(release))
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self._line(header, release)) + "\n")
+                file.write(json.dumps(self._line(header, release, head)) + "\n")
+        self._head = head
 
-    def _line(self, header: Header, release: Release) -> dict[str, object]:
+    def _line(self, header: Header, release: Release, head: bytes) -> dict[str, object]:
         return {
             "branch": self._branch,
             "round": header.round_number,
@@ -63,5 +64,5 @@ class Transcript:
             "roll": release.roll_digest.hex(),
             "sum": release.values_digest.hex(),
             "previous": release.previous_transcript.hex(),
-            "hash": self._head.hex(),
+            "hash": head.hex(),
         }

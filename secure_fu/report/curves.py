@@ -127,7 +127,7 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
 
 def _frame(axes: Axes) -> None:
     percent_axis(axes, "y")
-    axes.set_ylim(-0.04, 1.04)
+    axes.set_ylim(-0.09, 1.06)
     axes.grid(axis="y")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import header_of, make_machines
+from machines import StandIn, header_of, make_machines
 
 SATURATION = 2.0
 # One coordinate, part of a ciphertext, exactly one, one more, and three ciphertexts.
@@ -89,7 +89,7 @@ def test_the_sum_of_a_larger_cohort_than_the_minimum_has_everybodys_noise(build)
     assert len(released.participants) == 6
 
 
-class Keeps:
+class Keeps(StandIn):
     """A client that keeps the invitations it got."""
 
     def __init__(self, client):

@@ -11,7 +11,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from machines import Tape, header_of, make_machines
+from machines import StandIn, Tape, header_of, make_machines
 from memory_walk import find, needles, reachable
 
 import secure_fu.federation
@@ -324,7 +324,7 @@ def _kept(tasks):
     return tasks
 
 
-class _WatchedClient:
+class _WatchedClient(StandIn):
     def __init__(self, client, tasks, watch):
         self._client, self._tasks, self._watch = client, tasks, watch
 

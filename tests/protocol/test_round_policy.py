@@ -1,0 +1,239 @@
+"""Clients and key-holder refuse what their own policy forbids, whoever signed it, and go on with what it allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from machines import KEY_HOLDER, SERVER, SUM, header_of
+
+from secure_fu.crypto.wire import decode, encode
+from secure_fu.errors import ArgumentError, PolicyRefusal, SecureFUError
+from secure_fu.privacy import Unit
+from secure_fu.protocol import Policy
+from secure_fu.protocol.messages import Invitation
+
+# What a stricter party pins, where the server's own policy has something laxer; and what the refusal names.
+STRICTER = {
+    "server": ({"server": "client-3"}, "client-3"),
+    "key_holder": ({"key_holder": "client-3"}, "key_holder|client-3|committee"),
+    "roster_digest": ({"roster_digest": bytes(32)}, "roster_digest"),
+    "unit": ({"unit": Unit.CLIENT}, "unit"),
+    "clip_norm": ({"clip_norm": 0.99}, "clip_norm"),
+    "noise_multiplier": ({"noise_multiplier": 2.01}, "noise_multiplier"),
+    "sampling_rate": ({"sampling_rate": 0.49}, "retained_rate"),
+    "minimum_cohort": ({"minimum_cohort": 4}, "minimum_cohort"),
+    "purposes": ({"purposes": frozenset({"train"})}, "purpose"),
+    "parameter_sets": ({"parameter_sets": frozenset({"other"})}, "parameter_set"),
+}
+
+
+@pytest.mark.parametrize("field", STRICTER)
+def test_a_client_refuses_what_its_policy_forbids_and_the_round_goes_on_without_it(build, field):
+    machines = build()
+    changes, named = STRICTER[field]
+    strict = machines.client("client-2", policy=replace(machines.policy, **changes))
+    invitation = machines.invited(0)
+    streams = len(machines.tape.streams)
+    with pytest.raises(SecureFUError, match=named):
+        strict.respond(invitation)
+    assert len(machines.tape.streams) == streams, "a refusing client draws nothing"
+    assert machines.tasks["client-2"].terms == [], "and computes nothing"
+    for name in ("client-0", "client-1", "client-3"):
+        machines.server.receive(machines.clients[name].respond(invitation))
+    assert machines.finish().participants == ("client-0", "client-1", "client-3")
+
+
+@pytest.mark.parametrize("field", STRICTER)
+def test_a_key_holder_makes_no_key_for_what_its_policy_forbids(build, field):
+    machines = build()
+    changes, named = STRICTER[field]
+    strict = machines.new_key_holder(policy=replace(machines.policy, **changes))
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    with pytest.raises(SecureFUError, match=named):
+        strict.issue_key(announcement)
+    machines.server.invite(machines.key_holder.issue_key(announcement))  # its record did not move
+
+
+def test_every_field_of_a_policy_is_tried():
+    # Colluders change what is added, not what is refused.
+    assert set(STRICTER) | {"colluders"} == set(Policy.__dataclass_fields__)
+
+
+def test_who_fears_more_colluders_adds_more_noise(build):
+    machines = build(clients=5, minimum=4, colluders=1)
+    header = header_of(machines.invited(0))
+    fearful = replace(machines.policy, colluders=2).noise_share(header)
+    assert fearful.sigma_squared * 2 == machines.policy.noise_share(header).sigma_squared * 3
+
+
+# Headers that no honest server makes; each is signed with the server's true key.
+FORGERIES = {
+    "roster_digest": ({"roster_digest": bytes(32)}, "roster_digest"),
+    "two key-holders": ({"committee": (KEY_HOLDER, "second")}, "committee"),
+    "no key-holder": ({"committee": ()}, "committee"),
+    "purpose": ({"purpose": "unlearn/other"}, "purpose"),
+    "parameter_set": ({"parameter_set": "plain-int64"}, "parameter_set"),
+    "minimum_cohort": ({"minimum_cohort": 2}, "minimum_cohort"),
+    "minimum above the cohort": ({"minimum_cohort": 5}, "cohort"),
+    "unsorted cohort": ({"cohort": ("client-1", "client-0", "client-2", "client-3")}, "cohort"),
+    "a client twice": ({"cohort": ("client-0", "client-0", "client-1", "client-2")}, "cohort"),
+    "a tiny cohort": ({"cohort": ("client-0", "client-1")}, "cohort"),
+    "another unit": ({"unit": "client"}, "unit"),
+    "no unit": ({"unit": "household"}, "unit"),
+    "large clip_norm": ({"clip_norm": 1.5}, "clip_norm"),
+    "zero clip_norm": ({"clip_norm": 0.0}, "clip_norm"),
+    "negative clip_norm": ({"clip_norm": -1.0}, "clip_norm"),
+    "tiny clip_norm": ({"clip_norm": 5e-324}, "clip_norm"),
+    "little noise": ({"noise_multiplier": 1.99}, "noise_multiplier"),
+    "no noise": ({"noise_multiplier": 0.0}, "noise_multiplier"),
+    "endless noise": ({"noise_multiplier": 1e300}, "step is"),
+    "retained_rate": ({"retained_rate": 0.51}, "retained_rate"),
+    "forgotten_rate": ({"forgotten_rate": 1.0}, "forgotten_rate"),
+    "negative rate": ({"retained_rate": -0.1}, "retained_rate"),
+    "no coordinates": ({"length": 0}, "length"),
+    "another length": ({"length": 7}, "grid_step"),
+    "saturation under the clip norm": ({"saturation": 0.5}, "saturation"),
+    "endless saturation": ({"saturation": 1e300}, "saturation"),
+    "coarse grid": ({"grid_step": 0.25}, "grid_step"),
+    "fine grid": ({"grid_step": 2.0**-40}, "grid_step"),
+    "no grid": ({"grid_step": 0.0}, "grid_step"),
+    "a round number that no file can hold": ({"round_number": 2**63}, "round_number"),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_client_refuses_a_forged_header_and_answers_the_honest_one(build, forgery):
+    machines = build()
+    changes, named = FORGERIES[forgery]
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    forged = machines.forged_announcement(announcement, **changes)
+    streams = len(machines.tape.streams)
+    with pytest.raises(SecureFUError, match=named):
+        machines.clients["client-0"].respond(machines.forged_invitation(forged, model=bytes(4 * machines.length)))
+    assert len(machines.tape.streams) == streams
+    invitation = machines.server.invite(machines.key_holder.issue_key(announcement))
+    machines.server.receive(machines.clients["client-0"].respond(invitation))
+
+
+# Left to the clients: the key-holder neither sees the model nor sums, and whatever it opens it checks against its bound.
+CLIENTS_ONLY = {"endless noise", "another length"}
+
+
+@pytest.mark.parametrize("forgery", [name for name in FORGERIES if name not in CLIENTS_ONLY])
+def test_a_key_holder_makes_no_key_for_a_forged_header(build, forgery):
+    machines = build()
+    changes, named = FORGERIES[forgery]
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    with pytest.raises(SecureFUError, match=named):
+        machines.key_holder.issue_key(machines.forged_announcement(announcement, **changes))
+    machines.server.invite(machines.key_holder.issue_key(announcement))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not JSON", "[]", "3", "null", '{"a":NaN}', '{"a":[1]}', '{"a":1e999}', '{"b":1,"a":2}', '{"a": 1}', '{"a":1,"a":2}']
+    + ["[" * 60_000],
+)
+def test_settings_that_are_not_canonical_are_refused_before_the_round_counts_as_answered(build, text):
+    machines = build()
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    forged = machines.forged_announcement(announcement, settings=text)
+    with pytest.raises(SecureFUError, match="settings"):
+        machines.clients["client-0"].respond(machines.forged_invitation(forged))
+    invitation = machines.server.invite(machines.key_holder.issue_key(announcement))
+    machines.server.receive(machines.clients["client-0"].respond(invitation))
+
+
+def test_settings_arrive_as_they_were_sent(build):
+    machines = build()
+    settings = {"rate": 0.1, "epochs": 3, "kind": "é\u2028", "flag": True, "zero": 0.0}
+    machines.clients["client-1"].respond(machines.invited(0, settings=settings))
+    (terms,) = machines.tasks["client-1"].terms
+    assert terms.settings == settings
+    assert {key: type(value) for key, value in terms.settings.items()} == {k: type(v) for k, v in settings.items()}
+    assert (terms.purpose, terms.round_number, terms.unit, terms.clip_norm) == (SUM, 0, Unit.RECORD, 1.0)
+    assert (terms.retained_rate, terms.forgotten_rate) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1], None, b"1", np.float64("nan")])
+def test_a_request_with_other_settings_cannot_be_made(build, value):
+    with pytest.raises(ArgumentError, match="settings"):
+        build().request(settings={"key": value})
+
+
+def test_a_client_without_code_for_a_purpose_refuses_it(build):
+    machines = build()
+    invitation = machines.invited(0)
+    with pytest.raises(PolicyRefusal, match="purpose"):
+        machines.client("client-0", tasks={}).respond(invitation)
+
+
+def test_a_client_outside_the_cohort_refuses(build):
+    machines = build()
+    announcement = machines.server.announce(machines.request(), machines.names[:3], 0)
+    invitation = machines.server.invite(machines.key_holder.issue_key(announcement))
+    with pytest.raises(PolicyRefusal, match="client-3"):
+        machines.clients["client-3"].respond(invitation)
+
+
+def test_a_client_that_runs_another_scheme_refuses(build):
+    machines = build(scheme_name="plain")
+    lax = replace(machines.policy, parameter_sets=frozenset({"bfv-4096-54-36", "plain-int64"}))
+    other = build(scheme_name="bfv", client_policy=lambda policy: policy)
+    client = machines.client("client-0", policy=lax)
+    key_holder = machines.new_key_holder(policy=lax)
+    announcement = other.server.announce(other.request(), other.names, 0)
+    with pytest.raises(PolicyRefusal, match="this key-holder runs 'plain-int64'"):
+        key_holder.issue_key(announcement)
+    with pytest.raises(PolicyRefusal, match="this client runs 'plain-int64'"):
+        client.respond(other.server.invite(other.key_holder.issue_key(announcement)))
+
+
+@pytest.mark.parametrize("change", [{"length": 7}, {"length": 5}])
+def test_a_model_of_another_length_is_refused(build, change):
+    machines = build()
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    header = header_of(machines.forged_invitation(announcement))
+    grid = machines.policy.grid(replace(header, **change))
+    forged = machines.forged_announcement(announcement, grid_step=grid.step, **change)
+    with pytest.raises(SecureFUError, match="the model has 24 bytes"):
+        machines.clients["client-0"].respond(machines.forged_invitation(forged, model=bytes(24)))
+
+
+def test_another_model_than_the_headers_is_refused(build):
+    machines = build()
+    message = decode(Invitation, machines.invited(0))
+    with pytest.raises(SecureFUError, match="model"):
+        machines.clients["client-0"].respond(encode(replace(message, model=b"\1" + message.model[1:])))
+
+
+def test_the_server_refuses_to_announce_what_its_own_policy_forbids_and_reserves_nothing(build):
+    machines = build()
+    for changes in (
+        {"noise_multiplier": 1.0},
+        {"clip_norm": 1.5, "saturation": 3.0},
+        {"purpose": "train/other"},
+        {"unit": Unit.CLIENT},
+        {"retained_rate": 0.75},
+    ):
+        with pytest.raises(PolicyRefusal):
+            machines.server.announce(machines.request(**changes), machines.names, 0)
+    with pytest.raises(PolicyRefusal, match="cohort"):
+        machines.server.announce(machines.request(), machines.names[:2], 0)
+    with pytest.raises(PolicyRefusal, match="cohort"):
+        machines.server.announce(machines.request(), (*machines.names, "client-0"), 0)
+    with pytest.raises(SecureFUError, match="stranger"):
+        machines.server.announce(machines.request(), (*machines.names, "stranger"), 0)
+    assert machines.ledger.pending() == ()
+    assert list(machines.ledger.events()) == []
+    machines.collected(0)
+    machines.finish()
+
+
+def test_only_the_right_roles_can_be_built(build):
+    machines = build()
+    with pytest.raises(ArgumentError, match="client"):
+        machines.identities["client-0"] = machines.identities[SERVER]
+        machines.client("client-0")

@@ -1,0 +1,346 @@
+"""What the documents say is so: examples run, tables match the code, and every name in SECURITY.md exists."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+import secure_fu.federation
+from secure_fu import DeletionRequest, Federation, Records, SecureFUError, errors, make_plan
+from secure_fu.config import SimulationConfig, from_dict, load_preset, preset_names, with_overrides
+from secure_fu.crypto import Fixed, Nested, Party, Roster
+from secure_fu.crypto import wire as wire_module
+from secure_fu.protocol import messages as messages_module
+from secure_fu.simulation import Simulation
+from secure_fu.unlearning import METHODS, Heuristic
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def rows_of(text: str, *headers: str) -> list[list[str]]:
+    """The rows of all tables with these headers."""
+    found: list[list[str]] = []
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        if line.startswith("|") and cells(line) == list(headers):
+            for row in lines[index + 2 :]:
+                if not row.startswith("|"):
+                    break
+                found.append(cells(row))
+    return found
+
+
+def code(cell: str) -> str:
+    found = re.fullmatch(r"`([^`]*)`", cell)
+    assert found is not None, f"expected code in backticks, not {cell}"
+    return found.group(1)
+
+
+# README.md
+
+
+def test_the_readme_example_runs_as_it_stands(tmp_path):
+    (example,) = blocks(text_of("README.md"), "python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 18, "about fifteen lines"
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    guarantee, attack = finished.stdout.splitlines()
+    assert guarantee.startswith("Exact: it goes back to round 10, before the data took part")
+    value, low, high = (float(figure) for figure in re.findall(r"\d\.\d\d", attack))
+    assert low <= value <= high
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["simulate", "test"])
+def test_the_readme_names_the_commands_on_lines_of_their_own(target):
+    assert re.search(rf"^make {target}\b", text_of("README.md"), flags=re.MULTILINE)
+
+
+def test_commands_in_the_documents_are_known():
+    known = {"simulate", "ledger"}
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), flags=re.MULTILINE))
+    for path in DOCUMENTS:
+        for block in blocks(path.read_text("utf-8"), "sh"):
+            for line in block.splitlines():
+                command = re.match(r"(?:[A-Z]+=\S+ )?(?:\.venv/bin/)?secure-fu (\S+)", line)
+                assert command is None or command.group(1) in known, line
+                target = re.match(r"make (\S+)", line)
+                assert target is None or target.group(1) in targets, line
+                preset = re.search(r"--preset (\S+)", line)
+                assert preset is None or preset.group(1) in preset_names(), line
+                for setting in re.findall(r"--set (\S+)", line):
+                    with_overrides(load_preset("digits-silos"), [setting])
+
+
+# SECURITY.md
+
+
+def guarantees() -> list[list[str]]:
+    return rows_of(text_of("SECURITY.md"), "guarantee", "module", "test")
+
+
+def test_modules_and_tests_of_the_guarantees_exist():
+    assert len(guarantees()) >= 20
+    defined: dict[str, set[str]] = {}
+    for guarantee, modules, tests in guarantees():
+        for module in re.findall(r"`([^`]*)`", modules):
+            importlib.import_module(module)
+        named = re.findall(r"`([^`]*)`", tests)
+        assert named, f"no test for: {guarantee}"
+        for test in named:
+            file, _, function = test.partition("::")
+            if file not in defined:
+                tree = ast.parse(text_of(file))
+                defined[file] = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert function in defined[file], f"{test} does not exist"
+            assert function.startswith("test_")
+
+
+# Links and images
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+        if not target.startswith("https://"):
+            assert (path.parent / target).exists(), target
+    for file in re.findall(r"`((?:secure_fu|tests|examples|benchmarks|docs)/[\w./-]+)`", text):
+        assert (ROOT / file).exists(), file
+
+
+def test_every_document_is_linked_from_the_readme():
+    text = text_of("README.md")
+    assert all(f"](docs/{path.name})" in text for path in (ROOT / "docs").glob("*.md"))
+
+
+# docs/architecture.md
+
+
+def test_the_example_of_an_unlearning_method_runs(monkeypatch):
+    (example,) = blocks(text_of("docs/architecture.md"), "python")
+    module = types.ModuleType("uphill")
+    monkeypatch.setitem(sys.modules, "uphill", module)  # dataclasses look their module up
+    exec(compile(example, "docs/architecture.md", "exec"), module.__dict__)
+    monkeypatch.setattr(secure_fu.federation, "METHODS", {**METHODS, "uphill": module.Uphill})
+    generator = torch.Generator().manual_seed(0)
+    clients = {
+        name: Records(torch.randn(30, 4, generator=generator), torch.randint(2, (30,), generator=generator))
+        for name in ("a", "b", "c")
+    }
+    model = torch.nn.Linear(4, 2)
+    plan = make_plan(model, clients=3, nominal_units=90, minimum_cohort=3, rounds=4)
+    with Federation(model, clients, plan=plan) as federation:
+        federation.train()
+        after = federation.unlearn(DeletionRequest.whole_client("b"), module.Uphill())
+    assert isinstance(after.guarantee, Heuristic)
+    assert len(after.traffic) == 3
+    epsilon = {(entry.subject.value, entry.phase.value): entry.value for entry in after.epsilon}
+    assert epsilon["forgotten", "unlearning"] > 0.0
+    assert epsilon["retained", "unlearning"] == 0.0
+
+
+def test_the_parts_of_the_house_are_those_that_exist():
+    rows = rows_of(text_of("docs/architecture.md"), "part", "what it holds", "may import")
+    named = {part.rstrip("/") for row in rows for part in re.findall(r"`([^`]*)`", row[0])}
+    there = {path.name for path in (ROOT / "secure_fu").iterdir() if not path.name.startswith(("_", "py.typed"))}
+    assert named | {"errors.py", "presets"} == there
+
+
+# docs/protocol.md
+
+
+def message_types() -> dict[str, type]:
+    own = {cls for cls in vars(messages_module).values() if isinstance(cls, type)} | {Party, Roster}
+    return {registered.tag: cls for cls, registered in wire_module._BY_TYPE.items() if cls in own}
+
+
+def documented_messages() -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    name = ""
+    for line in text_of("docs/protocol.md").splitlines():
+        heading = re.match(r"`([a-z-]+)`[^|]*:$", line)
+        if heading is not None:
+            name = heading.group(1)
+            found[name] = []
+        elif line.startswith("| `") and name:
+            field, kind, *_ = cells(line)
+            found[name].append((code(field), kind))
+        elif not line.startswith("|") and line:
+            name = ""
+    return found
+
+
+def kind_in_words(kind: object) -> str:
+    if kind is wire_module.U32:
+        return "U32"
+    if kind is wire_module.U64:
+        return "U64"
+    if kind is wire_module.F64:
+        return "F64"
+    if isinstance(kind, Fixed):
+        return f"Fixed({kind.size})"
+    if isinstance(kind, Nested):
+        return f"Nested({kind.message_type.__name__})"
+    if isinstance(kind, wire_module.Sequence):
+        return f"Sequence({kind_in_words(kind.item)}, {kind.max_items})"
+    if isinstance(kind, wire_module.Choice):
+        return f"Choice({kind.members.__name__})"
+    assert isinstance(kind, (wire_module.Text, wire_module.Blob))
+    return f"{type(kind).__name__}({kind.max_bytes})"
+
+
+def test_the_message_tables_are_those_of_the_code():
+    documented = documented_messages()
+    types_by_tag = message_types()
+    assert set(documented) == set(types_by_tag)
+    for tag, cls in types_by_tag.items():
+        hints = typing.get_type_hints(cls, include_extras=True)
+        fields = [(item.name, kind_in_words(hints[item.name].__metadata__[0])) for item in dataclasses.fields(cls)]
+        assert documented[tag] == fields, tag
+
+
+def test_errors_that_the_documents_name_exist():
+    for path in DOCUMENTS:
+        for name in re.findall(r"`(\w+(?:Error|Refusal|TooSmall|Aborted))`", path.read_text("utf-8")):
+            assert issubclass(getattr(errors, name), SecureFUError), f"{name} in {path.name}"
+
+
+# docs/simulation.md and docs/unlearning.md
+
+
+def configuration_keys(kind: type = SimulationConfig, prefix: str = "") -> Iterator[tuple[str, object]]:
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from configuration_keys(hints[item.name], f"{prefix}{item.name}.")
+        elif item.default is not dataclasses.MISSING:
+            yield f"{prefix}{item.name}", item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            yield f"{prefix}{item.name}", item.default_factory()
+        else:
+            yield f"{prefix}{item.name}", None
+
+
+def test_every_configuration_key_is_documented_with_its_default():
+    documented = {
+        code(key): None if default == "required" else tomllib.loads(f"value = {code(default)}")["value"]
+        for key, default, _ in rows_of(text_of("docs/simulation.md"), "key", "default", "meaning")
+    }
+    expected = {
+        key: list(default) if isinstance(default, tuple) else default for key, default in configuration_keys()
+    }
+    assert list(documented) == list(expected), "the same keys in the same order"
+    assert documented == expected
+
+
+def test_every_preset_is_documented():
+    rows = rows_of(text_of("docs/simulation.md"), "preset", "scenario", "data")
+    assert {code(row[0]) for row in rows} == set(preset_names())
+
+
+def test_every_method_and_setting_is_documented():
+    text = text_of("docs/unlearning.md")
+    rows = rows_of(text, "method", "one round sums", "enters at rate q (record, group)", "guarantee", "units")
+    assert [code(row[0]) for row in rows] == list(METHODS)
+    documented = {
+        (code(method), code(setting)): None if default == "none" else tomllib.loads(f"value = {default}")["value"]
+        for method, setting, default, _ in rows_of(text, "method", "setting", "default", "meaning")
+    }
+    expected = {
+        (name, field.name): field.default
+        for name, method in METHODS.items()
+        for field in dataclasses.fields(method)  # type: ignore[arg-type]
+    }
+    assert documented == expected
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> tuple[dict[str, object], Path]:
+    config = from_dict(
+        {
+            "name": "small",
+            "data": {"source": "digits", "clients": 3, "records": 150},
+            "model": {"kind": "logistic"},
+            "training": {"rounds": 3},
+            "protocol": {"scheme": "plain", "minimum_cohort": 3},
+            "deletion": {"scope": "client", "backdoor": True},
+            "unlearning": {"methods": ["finetune"], "settings": {"finetune": {"length": 1}}},
+        }
+    )
+    out = tmp_path_factory.mktemp("run") / "out"
+    return Simulation(config, out).run(), out
+
+
+def paths_of(value: object, path: str, rows: set[str]) -> Iterator[str]:
+    """Dotted paths of what a result holds; names of rows, packages and settings left general."""
+    if isinstance(value, Mapping) and path != "config":
+        for key, item in value.items():
+            name = key
+            if path in ("curves", "membership", "timing"):
+                assert key in rows | {"total"}
+                name = "<row>"
+            elif path == "software":
+                name = "<package>"
+            yield from paths_of(item, f"{path}.{name}" if path else name, rows)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for item in value:
+            yield from paths_of(item, f"{path}[]", rows)
+    else:
+        yield path
+
+
+def test_every_path_of_a_result_is_documented(small_run):
+    result, _ = small_run
+    rows = {row["name"] for row in result["rows"]}
+    found = set(paths_of(result, "", rows))
+    documented = [code(row[0]) for row in rows_of(text_of("docs/simulation.md"), "path", "content")]
+    assert len(documented) == len(set(documented))
+    assert found <= set(documented), sorted(found - set(documented))
+    # What this run does not have must be part of something that it has as null, or that another row has.
+    for path in set(documented) - found:
+        parent = path.rpartition(".")[0]
+        assert parent in found or any(other.startswith(f"{path}.") for other in found), path
+
+
+def test_the_files_of_a_run_are_documented(small_run):
+    _, out = small_run
+    documented = {
+        code(row[0]).replace("<row>", "*") for row in rows_of(text_of("docs/simulation.md"), "file", "content")
+    }
+    matched = {path for pattern in documented for path in out.glob(pattern)}
+    assert all(any(out.glob(pattern)) for pattern in documented)
+    assert {path for path in out.rglob("*") if path.is_file()} == matched
