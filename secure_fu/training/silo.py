@@ -38,7 +38,7 @@ class Silo:
         gradients: computes sums of clipped gradients of the federation's model.
         forgotten: marks of the records that are to be forgotten, shape (n,).
         history: one entry a training round, where the client keeps it (record and group unit).
-        own_updates: sum of its clipped updates so far, shape (d,), for the client unit; None before the first.
+        own_updates: sum of its clipped updates, shape (d,), for the client unit; None before the first.
         keeps_history: whether it does.
         stacked: computes updates for the client unit together with other clients of a simulation; None computes alone.
     """
@@ -52,6 +52,7 @@ class Silo:
     history: list[HistoryEntry] = field(default_factory=list)
     own_updates: NDArray[np.float64] | None = None
     stacked: StackedUpdates | None = None
+    _newest: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None
 
     @classmethod
     def of(
@@ -103,6 +104,22 @@ class Silo:
             own_updates=self.own_updates,
             stacked=None if forgotten.any() else self.stacked,
         )
+
+    def remember_sample(self, model: NDArray[np.float32], sampled: NDArray[np.bool_]) -> None:
+        """Keep what a training round took. A round asked for again, on the same model, takes the place of the first."""
+        if self.keeps_history:
+            if self.history and np.array_equal(self.history[-1].model, model):
+                self.history.pop()
+            self.history.append(HistoryEntry(model, sampled))
+
+    def remember_update(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
+        """Keep a round's clipped update, shape (d,); a round asked for again takes the place of the first."""
+        if self.keeps_history:
+            total = np.zeros_like(update) if self.own_updates is None else self.own_updates
+            if self._newest is not None and np.array_equal(self._newest[0], model):
+                total = total - self._newest[1]
+            self._newest = (model, update)
+            self.own_updates = total + update
 
     @cached_property
     def retained_records(self) -> Records:

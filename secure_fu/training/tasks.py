@@ -11,7 +11,7 @@ from secure_fu.privacy import MAX_SUMMED_VECTORS, Unit
 from secure_fu.protocol import LocalTask, RoundTerms
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training.local_updates import single_update
-from secure_fu.training.silo import HistoryEntry, Silo
+from secure_fu.training.silo import Silo
 
 __all__ = ["TrainingTask", "clipped_gradients", "sample_units", "training_task"]
 
@@ -77,8 +77,7 @@ class TrainingTask:
             return self._update(model, terms)
         silo = self._silo
         sampled = sample_units(silo.records, terms.unit, terms.retained_rate, stream) & ~silo.forgotten
-        if silo.keeps_history:
-            silo.history.append(HistoryEntry(model, sampled))
+        silo.remember_sample(model, sampled)
         return clipped_gradients(silo, model, silo.records.subset(sampled), terms)
 
     def _update(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
@@ -89,8 +88,7 @@ class TrainingTask:
             update = silo.stacked.update(silo.name, model, terms)
         else:
             update = single_update(silo.name, silo.model, model, silo.retained_records, terms)
-        if silo.keeps_history:
-            silo.own_updates = update if silo.own_updates is None else silo.own_updates + update
+        silo.remember_update(model, update)
         return -update
 
 

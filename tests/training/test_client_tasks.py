@@ -1,0 +1,289 @@
+"""What a client computes in a training round, against loops over single records; and what it remembers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
+from secure_fu.privacy import Unit
+from secure_fu.protocol import RoundTerms
+from secure_fu.training import (
+    Silo,
+    StackedUpdates,
+    TrainingTask,
+    clipped_gradients,
+    sample_units,
+    single_update,
+    training_task,
+)
+
+MODEL = FlatModel(mlp(4, (5,), 3, 0))
+GRADIENTS = PerRecordGradients(MODEL)
+LOCAL = {"epochs": 2, "batch_size": 4, "learning_rate": 0.2}
+
+
+class Words:
+    """Hands out seeded words, and keeps them."""
+
+    def __init__(self, seed=0):
+        self._draw = np.random.default_rng(seed)
+        self.handed_out = []
+
+    def words(self, count):
+        words = self._draw.integers(0, 2**64, count, dtype=np.uint64)
+        self.handed_out.extend(words.tolist())
+        return words
+
+
+def records(count=12, seed=1, groups=None):
+    draw = np.random.default_rng(seed)
+    return Records.from_arrays(draw.normal(size=(count, 4)) * 2.0, draw.integers(0, 3, count), groups)
+
+
+def silo(own=None, forgotten=None, **arguments):
+    made = Silo.of("silo", own or records(), MODEL, GRADIENTS, **arguments)
+    return made if forgotten is None else made.forgetting(forgotten)
+
+
+def terms(unit=Unit.RECORD, retained_rate=0.5, clip_norm=0.7, number=0, **changes):
+    return RoundTerms(
+        **{
+            "purpose": "train",
+            "round_number": number,
+            "unit": unit,
+            "clip_norm": clip_norm,
+            "retained_rate": retained_rate,
+            "forgotten_rate": 0.0,
+            "settings": LOCAL,
+        }
+        | changes
+    )
+
+
+def vector(seed=3):
+    return np.random.default_rng(seed).normal(0.0, 0.5, MODEL.dimension).astype(np.float32)
+
+
+def gradient(weights, features, label):
+    """The oracle: one record's gradient by automatic differentiation of the model written out, float64."""
+    flat = torch.tensor(weights.astype(np.float64), requires_grad=True)
+    parts = torch.split(flat, [20, 5, 15, 3])
+    hidden = torch.relu(parts[0].view(5, 4) @ features.double() + parts[1])
+    logits = parts[2].view(3, 5) @ hidden + parts[3]
+    functional.cross_entropy(logits[None], label[None]).backward()
+    return flat.grad.numpy()
+
+
+def clipped(sums, clip_norm):
+    return sum((g * min(1.0, clip_norm / np.linalg.norm(g)) for g in sums), start=np.zeros(MODEL.dimension))
+
+
+def drawn(stream, count, rate):
+    """The secret sample, from the words that were handed out."""
+    assert len(stream.handed_out) == count
+    return np.array([word < math.floor(rate * 2**64) for word in stream.handed_out], dtype=bool)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_contribution_is_the_loop_over_sampled_records(seed):
+    own, weights, stream = records(), vector(seed), Words(seed)
+    contribution = TrainingTask(silo(own)).contribution(weights, terms(), stream)
+    sampled = np.flatnonzero(drawn(stream, 12, 0.5))
+    gradients = [gradient(weights, own.features[i], own.labels[i]) for i in sampled]
+    assert any(np.linalg.norm(g) > 0.7 for g in gradients)
+    assert contribution.dtype == np.float64
+    assert contribution == pytest.approx(clipped(gradients, 0.7), rel=1e-9, abs=1e-12)
+
+
+def test_forgotten_records_are_left_out_and_change_no_other_records_chance():
+    own, weights = records(), vector()
+    forgotten = np.arange(12) % 3 == 0
+    stream, same = Words(4), Words(4)
+    contribution = TrainingTask(silo(own, forgotten)).contribution(weights, terms(), stream)
+    sampled = np.flatnonzero(drawn(stream, 12, 0.5) & ~forgotten)
+    expected = clipped([gradient(weights, own.features[i], own.labels[i]) for i in sampled], 0.7)
+    assert contribution == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    everything = TrainingTask(silo(own)).contribution(weights, terms(), same)
+    assert same.handed_out == stream.handed_out
+    assert not np.allclose(everything, contribution)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_sampled_and_clipped_as_a_whole(seed):
+    groups = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
+    own, weights, stream = records(groups=groups), vector(seed), Words(seed)
+    contribution = TrainingTask(silo(own)).contribution(weights, terms(Unit.GROUP), stream)
+    sampled = drawn(stream, 5, 0.5)
+    sums = [
+        sum(gradient(weights, own.features[i], own.labels[i]) for i in range(12) if groups[i] == name)
+        for name, chosen in zip("abcde", sampled, strict=True)
+        if chosen
+    ]
+    assert contribution == pytest.approx(clipped(sums, 0.7), rel=1e-9, abs=1e-12)
+
+
+def test_a_group_needs_a_group_column():
+    with pytest.raises(DataError, match="group"):
+        TrainingTask(silo()).contribution(vector(), terms(Unit.GROUP), Words())
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP, Unit.CLIENT])
+def test_who_leaves_contributes_exactly_zero(unit):
+    leaving = silo(records(groups=["a", "b"] * 6), np.ones(12, dtype=bool))
+    contribution = TrainingTask(leaving).contribution(vector(), terms(unit), Words())
+    assert contribution.shape == (MODEL.dimension,)
+    assert not contribution.any()
+
+
+def test_an_empty_sample_contributes_zero():
+    contribution = TrainingTask(silo()).contribution(vector(), terms(retained_rate=1e-15), Words())
+    assert not contribution.any()
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP])
+def test_adding_one_unit_moves_the_contribution_by_at_most_the_clip_norm(unit):
+    groups = [f"p{i // 2}" for i in range(12)]
+    own, weights = records(groups=groups), vector()
+    whole = clipped_gradients(silo(own), weights, own, terms(unit))
+    rest = own.subset(~(own.groups == "p3")) if unit is Unit.GROUP else own.subset(np.arange(12) != 5)
+    moved = np.linalg.norm(whole - clipped_gradients(silo(own), weights, rest, terms(unit)))
+    assert 0.0 < moved <= 0.7 * (1.0 + 1e-12)
+
+
+def test_the_client_unit_sends_the_negative_of_its_clipped_update():
+    own, weights = records(), vector()
+    for stacked in (None, StackedUpdates(MODEL, {"other": records(7, 9), "silo": own})):
+        contribution = TrainingTask(silo(own, stacked=stacked)).contribution(weights, terms(Unit.CLIENT), Words())
+        update = single_update("silo", MODEL, weights, own, terms(Unit.CLIENT))
+        assert 0.1 < np.linalg.norm(update) <= 0.7
+        assert contribution == pytest.approx(-update, rel=1e-4, abs=1e-6)
+
+
+def test_the_update_is_plain_gradient_descent():
+    own, weights = records(3), vector()
+    round_terms = terms(Unit.CLIENT, clip_norm=100.0, settings={"epochs": 4, "batch_size": 3, "learning_rate": 0.1})
+    moved = weights.astype(np.float64)
+    for _ in range(4):
+        moved = moved - 0.1 * sum(gradient(moved, own.features[i], own.labels[i]) for i in range(3)) / 3
+    update = single_update("silo", MODEL, weights, own, round_terms)
+    assert update == pytest.approx(moved - weights, rel=1e-3, abs=1e-5)
+
+
+def test_stacked_updates_equal_single_ones_for_every_client_round_and_model():
+    clients = {f"c{number}": records(5 + number, 20 + number) for number in range(4)}
+    stacked = StackedUpdates(MODEL, clients)
+    for number, seed in ((0, 1), (1, 1), (1, 2)):
+        round_terms = terms(Unit.CLIENT, number=number)
+        for name, own in clients.items():
+            single = single_update(name, MODEL, vector(seed), own, round_terms)
+            assert stacked.update(name, vector(seed), round_terms) == pytest.approx(single, rel=1e-4, abs=1e-6)
+    assert "4 clients" in repr(stacked)
+
+
+def test_the_order_of_records_differs_from_round_to_round_and_client_to_client():
+    own, weights = records(), vector()
+    updates = [
+        single_update(name, MODEL, weights, own, terms(Unit.CLIENT, number=number))
+        for name, number in (("a", 0), ("a", 1), ("b", 0))
+    ]
+    assert not np.allclose(updates[0], updates[1], atol=1e-9)
+    assert not np.allclose(updates[0], updates[2], atol=1e-9)
+    assert np.array_equal(updates[0], single_update("a", MODEL, weights, own, terms(Unit.CLIENT)))
+
+
+def test_diverging_local_training_is_not_finite_alone_and_stacked():
+    round_terms = terms(Unit.CLIENT, settings={"epochs": 40, "batch_size": 4, "learning_rate": 1e30})
+    with pytest.raises(NonFiniteError):
+        single_update("a", MODEL, vector(), records(), round_terms)
+    stacked = StackedUpdates(MODEL, {"a": records()})
+    with pytest.raises(NonFiniteError):
+        stacked.update("a", vector(), round_terms)
+
+
+def test_the_history_holds_the_model_and_the_secret_sample_of_each_training_round():
+    own = silo()
+    samples = []
+    for number in range(3):
+        stream = Words(number)
+        TrainingTask(own).contribution(vector(number), terms(number=number), stream)
+        samples.append(drawn(stream, 12, 0.5))
+    assert len(own.history) == 3
+    for number, entry in enumerate(own.history):
+        assert np.array_equal(entry.model, vector(number))
+        assert np.array_equal(entry.sampled, samples[number])
+
+
+def test_an_unlearning_branch_reads_a_copy_of_the_history_and_adds_nothing():
+    own = silo()
+    TrainingTask(own).contribution(vector(), terms(), Words())
+    marked = own.forgetting(np.arange(12) < 2)
+    TrainingTask(marked).contribution(vector(), terms(), Words())
+    assert len(marked.history) == len(own.history) == 1
+    TrainingTask(own).contribution(vector(), terms(number=1), Words())
+    assert (len(marked.history), len(own.history)) == (1, 2)
+    assert not own.forgotten.any()
+    assert marked.forgotten.sum() == 2
+
+
+def test_who_keeps_no_history_keeps_none():
+    own = silo(keeps_history=False)
+    TrainingTask(own).contribution(vector(), terms(), Words())
+    TrainingTask(own).contribution(vector(), terms(Unit.CLIENT), Words())
+    assert own.history == []
+    assert own.own_updates is None
+
+
+def test_the_client_unit_remembers_the_sum_of_its_own_updates():
+    own = silo()
+    contributions = [
+        TrainingTask(own).contribution(vector(number), terms(Unit.CLIENT, number=number), Words()) for number in range(3)
+    ]
+    assert own.own_updates == pytest.approx(-sum(contributions), rel=1e-12)
+    assert own.history == []
+    assert np.array_equal(own.forgetting(np.ones(12, dtype=bool)).own_updates, own.own_updates)
+
+
+def test_a_client_that_forgets_a_part_trains_on_the_rest_alone():
+    own, weights = records(), vector()
+    stacked = StackedUpdates(MODEL, {"silo": own})
+    marked = silo(own, stacked=stacked).forgetting(np.arange(12) < 5)
+    contribution = TrainingTask(marked).contribution(weights, terms(Unit.CLIENT), Words())
+    expected = single_update("silo", MODEL, weights, own.subset(np.arange(12) >= 5), terms(Unit.CLIENT))
+    assert contribution == pytest.approx(-expected, rel=1e-12)
+    assert (len(marked.retained_records), len(marked.forgotten_records), marked.leaves) == (7, 5, False)
+
+
+def test_sampling_draws_each_unit_at_its_rate():
+    own = records(4000)
+    share = sample_units(own, Unit.RECORD, 0.25, Words()).mean()
+    assert abs(share - 0.25) < 6 * math.sqrt(0.25 * 0.75 / 4000)
+    assert not sample_units(own, Unit.RECORD, 0.0, Words()).any()
+    assert sample_units(own, Unit.RECORD, 1.0, Words()).all()
+    assert sample_units(own.subset(slice(0)), Unit.RECORD, 0.5, Words()).shape == (0,)
+
+
+def test_a_silo_needs_records_and_marks_of_its_length():
+    with pytest.raises(ArgumentError, match="'silo'.*0 records"):
+        silo(records().subset(slice(0)))
+    with pytest.raises(ArgumentError, match="forgotten"):
+        silo().forgetting(np.zeros(11, dtype=bool))
+
+
+def test_a_silo_and_its_task_print_no_data():
+    own = silo()
+    TrainingTask(own).contribution(vector(), terms(), Words())
+    assert repr(own) == "Silo('silo', 12 records)"
+    for shown in (repr(own), repr(own.history[0]), repr(own.records), repr(training_task(own))):
+        assert "array" not in shown
+        assert "tensor" not in shown
+
+
+def test_sums_of_gradients_are_not_for_the_client_unit():
+    with pytest.raises(ArgumentError, match="unit"):
+        clipped_gradients(silo(), vector(), records(), terms(Unit.CLIENT))
