@@ -12,7 +12,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses=4
 CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11 python)
 BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check
-SOURCES := secure_fu tests examples benchmarks
+SOURCES := $(wildcard secure_fu tests examples benchmarks)
 
 .PHONY: help simulate test lint format install clean
 .DEFAULT_GOAL := help

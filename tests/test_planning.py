@@ -99,7 +99,9 @@ def test_training_leaves_the_deletion_reserve(reserve: float) -> None:
     assert 10 * divergence <= made.budget.limit(Phase.TRAINING)
     assert 20 * divergence <= made.budget.limit(Phase.UNLEARNING)
     # and not much more noise than that takes
-    assert 10.5 * divergence > made.budget.limit(Phase.TRAINING) or 21 * divergence > made.budget.limit(Phase.UNLEARNING)
+    assert 10.5 * divergence > made.budget.limit(Phase.TRAINING) or 21 * divergence > made.budget.limit(
+        Phase.UNLEARNING
+    )
 
 
 def test_a_branch_longer_than_training_is_paid_for() -> None:

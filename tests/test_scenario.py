@@ -331,7 +331,7 @@ def test_no_silo_is_left_empty(partition: str) -> None:
 
 def test_fewer_persons_than_clients_are_refused(tmp_path: Path) -> None:
     file = persons(tmp_path / "persons.npz", count=6)
-    with pytest.raises(DataError, match="groups cannot fill 3 clients|too few"):
+    with pytest.raises(DataError, match=r"\d groups? cannot fill 3 clients"):
         build_scenario(small({"source": "npz", "partition": "group"}), data_dir=file)
 
 

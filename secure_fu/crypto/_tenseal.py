@@ -1,9 +1,9 @@
-"""The border to TenSEAL: contexts, blocks of 4096 integers, and the bytes between them and us.
+"""The border to TenSEAL: contexts, blocks of 4096 integers, and the words of their ciphertexts.
 
-TenSEAL's own containers (protocol buffers) are never parsed from foreign bytes: fed with garbage, its context reader
-can abort the process, and its vector reader believes any declared length and reads past the ciphertext. So only the
-SEAL objects inside travel as they are (SEAL checks them against the parameters), and the containers around them are
-rebuilt here.
+Neither TenSEAL nor SEAL is given foreign bytes to parse. Fed with garbage, TenSEAL's context reader and SEAL's readers
+of compressed objects can abort the process, and TenSEAL's vector reader believes any declared length and reads past its
+end. So a ciphertext travels as its coefficients alone, a public key is taken apart here, and what SEAL gets to read is
+put together here: everything but the coefficients is a copy of what this SEAL writes itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import importlib
 import struct
 from typing import Any, Final
 
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
 from secure_fu.errors import CiphertextError, SecretKeyExposedError
 
-__all__ = ["COEFFICIENT_BITS", "DEGREE", "MAX_BLOCK_BYTES", "PLAIN_MODULUS", "Tenseal"]
+__all__ = ["COEFFICIENT_BITS", "DEGREE", "PLAIN_MODULUS", "Tenseal", "Words"]
 
 DEGREE: Final = 4096
 """N: the degree of the ring, and the number of integers in a block."""
@@ -23,15 +27,20 @@ PLAIN_MODULUS: Final = 1073692673
 COEFFICIENT_BITS: Final = (54, 36)
 """Sizes of q, under which ciphertexts live, and of P, SEAL's key-switching prime."""
 
-# Two polynomials of N 64-bit words, SEAL's fields, and room for the frame of the compression.
-MAX_BLOCK_BYTES: Final = 2 * DEGREE * 8 + 512
+Words = NDArray[np.uint64]
+"""The coefficients of a ciphertext (c0, c1) modulo q: shape (2, DEGREE)."""
 
-# What SEAL and its bindings raise on bytes that they cannot use.
-_SEAL_ERRORS: Final = (RuntimeError, ValueError, IndexError, OverflowError, MemoryError)
+_CIPHERTEXT_BYTES: Final = 2 * DEGREE * 8
+_PUBLIC_KEY_BYTES: Final = 2 * len(COEFFICIENT_BITS) * DEGREE * 8
 
-_SEAL_HEADER: Final = struct.Struct("<HBBBBHQ")  # magic, header size, version, minor, compression, reserved, total size
-_SEAL_MAGIC: Final = 0xA15E
-# Field numbers in TenSEAL's containers.
+# What the bindings raise on arguments that SEAL refuses.
+_SEAL_ERRORS: Final = (RuntimeError, ValueError)
+
+# How serialised SEAL objects begin: magic, header size, version, minor version, compression, reserved, total size.
+_HEADER: Final = struct.Struct("<HBBBBHQ")
+_UNCOMPRESSED: Final = 0
+
+# Field numbers in TenSEAL's containers, which are protocol buffers.
 _PARAMETERS, _PUBLIC, _PRIVATE = 1, 2, 3
 _PUBLIC_KEY, _RELIN_KEYS, _GALOIS_KEYS = 1, 4, 5
 _SIZES, _CIPHERTEXTS = 1, 2
@@ -47,16 +56,17 @@ class Tenseal:
     def __init__(self) -> None:
         self._ts: Any = importlib.import_module("tenseal")
         context = self.new_context()
-        seal_context = context.seal_context().data
-        self.ciphertext_modulus: int = seal_context.first_context_data().total_coeff_modulus()
-        # Both identifiers are SEAL's hashes over the whole parameter set.
-        self._key_level = seal_context.key_parms_id()
-        self._data_level = seal_context.first_parms_id()
-        # A container with our parameters and no key; the fields of its public part that are not keys (flags, scale) are
-        # the same for everybody.
-        fields = dict(_fields(context.serialize(False, False, False, False)))
+        self.ciphertext_modulus: int = context.seal_context().data.first_context_data().total_coeff_modulus()
+        fields = dict(_fields(self.public_bytes(context)))
+        public = dict(_fields(fields[_PUBLIC]))
         self._parameters = _field(_PARAMETERS, fields[_PARAMETERS])
-        self._public_rest = fields[_PUBLIC]
+        # The flags and the scale, which follow the key and are the same for everybody.
+        self._public_rest = fields[_PUBLIC][len(_field(_PUBLIC_KEY, public[_PUBLIC_KEY])) :]
+        # What SEAL writes in front of the coefficients: parameter identifier, form, sizes.
+        self._key_preamble = _inflate(public[_PUBLIC_KEY])[:-_PUBLIC_KEY_BYTES]
+        self._header_start = public[_PUBLIC_KEY][:5]
+        ciphertext = _inflate(self._seal_ciphertext(context, np.zeros(DEGREE, dtype=np.int64)))
+        self._preamble = ciphertext[:-_CIPHERTEXT_BYTES]
 
     def new_context(self) -> Any:
         """Return a fresh context with secret, public and relinearisation keys; only :meth:`public_bytes` may travel."""
@@ -76,12 +86,11 @@ class Tenseal:
         return data
 
     def public_context(self, data: bytes) -> Any:
-        """Return the context in which one can encrypt and add, from :meth:`public_bytes`.
+        """Return the context in which one can encrypt, from :meth:`public_bytes`.
 
         Raises:
             SecretKeyExposedError: ``data`` holds a secret, relinearisation or Galois key.
-            CiphertextError: ``data`` is no serialised context, or one of other parameters, or without a valid public
-                key.
+            CiphertextError: ``data`` is no serialised context, or of other parameters, or without a valid public key.
         """
         fields = _fields(data)
         if any(number == _PRIVATE for number, _ in fields):
@@ -92,63 +101,68 @@ class Tenseal:
                 "the context holds relinearisation or Galois keys; only the public key may travel"
             )
         public_key = next((content for number, content in public if number == _PUBLIC_KEY), b"")
-        rebuilt = self._parameters + _field(_PUBLIC, _field(_PUBLIC_KEY, public_key) + self._public_rest)
-        if rebuilt != data:
+        if self._container(public_key) != data:
             raise CiphertextError(
                 "not a context of this parameter set with a public key and nothing else, as this TenSEAL writes it"
             )
-        _check_seal_header(public_key)
+        content = _inflate(public_key)
+        if len(content) != len(self._key_preamble) + _PUBLIC_KEY_BYTES or not content.startswith(self._key_preamble):
+            raise CiphertextError("the public key is not one of this parameter set")
         try:
-            context = self._ts.context_from(rebuilt, n_threads=1)
+            context = self._ts.context_from(self._container(self._seal_object(content)), n_threads=1)
         except _SEAL_ERRORS:
-            raise CiphertextError("the public key is not a valid one of this parameter set") from None
+            raise CiphertextError("the public key has a coefficient beyond its modulus") from None
         if context.has_secret_key() or context.has_relin_keys() or context.has_galois_keys():
             raise SecretKeyExposedError("the context holds more than a public key")
-        if not context.has_public_key() or context.seal_context().data.key_parms_id() != self._key_level:
-            raise CiphertextError("the context has no public key of this parameter set")
         return context
 
-    def encrypt_block(self, context: Any, values: Any) -> bytes:
-        """Encrypt ``DEGREE`` integers; returns one serialised SEAL ciphertext."""
-        return self.block_bytes(self._ts.bfv_vector(context, values))
+    def encrypt(self, context: Any, values: NDArray[np.int64]) -> Words:
+        """Encrypt a block: ``values`` of shape (DEGREE,), each at most (t - 1) / 2 in absolute value."""
+        content = _inflate(self._seal_ciphertext(context, values))
+        return np.frombuffer(content, dtype="<u8", offset=len(self._preamble)).reshape(2, DEGREE)
 
-    def block_bytes(self, vector: Any) -> bytes:
-        """Return the SEAL ciphertext of a TenSEAL vector, without TenSEAL's container."""
-        serialized: bytes = vector.serialize()
+    def decrypt(self, context: Any, words: Words) -> NDArray[np.int64]:
+        """Decrypt a block with the secret key of ``context``; the inverse of :meth:`encrypt`.
+
+        Args:
+            words: shape (2, DEGREE), each below q, ``words[1]`` not all zero.
+        """
+        return np.array(self._vector(context, words).decrypt(), dtype=np.int64)
+
+    def _vector(self, context: Any, words: Words) -> Any:
+        block = self._seal_object(self._preamble + words.astype("<u8", copy=False).tobytes())
+        return self._ts.bfv_vector_from(context, _field(_SIZES, _varint(DEGREE)) + _field(_CIPHERTEXTS, block))
+
+    def _seal_ciphertext(self, context: Any, values: NDArray[np.int64]) -> bytes:
+        # TenSEAL's Python layer would convert the values twice, which costs a tenth of the encryption.
+        serialized: bytes = self._ts._ts_cpp.BFVVector(context.data, values.tolist()).serialize()
         return dict(_fields(serialized))[_CIPHERTEXTS]
 
-    def load_block(self, context: Any, block: bytes) -> Any:
-        """Return the vector of ``DEGREE`` integers that a SEAL ciphertext holds.
+    def _seal_object(self, content: bytes) -> bytes:
+        """A serialised SEAL object, not compressed."""
+        magic, header_size, version, minor = struct.unpack("<HBBB", self._header_start)
+        size = header_size + len(content)
+        return _HEADER.pack(magic, header_size, version, minor, _UNCOMPRESSED, 0, size) + content
 
-        Raises:
-            CiphertextError: ``block`` is not a ciphertext of this parameter set with two polynomials, in coefficient
-                form, at the level of fresh ciphertexts, with a mask.
-        """
-        _check_seal_header(block)
-        container = _field(_SIZES, _varint(DEGREE)) + _field(_CIPHERTEXTS, block)
-        try:
-            vector = self._ts.bfv_vector_from(context, container)
-            (ciphertext,) = vector.ciphertext()
-        except _SEAL_ERRORS:
-            raise CiphertextError("a block is not a valid ciphertext of this parameter set") from None
-        if ciphertext.parms_id() != self._data_level:
-            raise CiphertextError("a block is not at the level of fresh ciphertexts")
-        if ciphertext.size() != 2:
-            raise CiphertextError(f"a block has {ciphertext.size()} polynomials, not 2")
-        if ciphertext.is_ntt_form():
-            raise CiphertextError("a block is in NTT form, not in coefficient form")
-        if ciphertext.is_transparent():
-            raise CiphertextError("a block is transparent: it shows its content to everybody")
-        return vector
+    def _container(self, public_key: bytes) -> bytes:
+        """A serialised context with a public key alone."""
+        return self._parameters + _field(_PUBLIC, _field(_PUBLIC_KEY, public_key) + self._public_rest)
 
 
-def _check_seal_header(data: bytes) -> None:
-    """Refuse bytes that are not one SEAL object of their full length: SEAL itself would ignore what is left over."""
-    if len(data) < _SEAL_HEADER.size:
-        raise CiphertextError("a SEAL object is truncated")
-    magic, header_size, _, _, _, _, size = _SEAL_HEADER.unpack_from(data)
-    if magic != _SEAL_MAGIC or header_size != _SEAL_HEADER.size or size != len(data):
-        raise CiphertextError("a SEAL object is malformed or of another length than it declares")
+def _inflate(seal_object: bytes) -> bytes:
+    """Return what a SEAL object holds behind its header, decompressed.
+
+    Raises:
+        CiphertextError: it is malformed, or longer than the largest object that is ever read here.
+    """
+    frame = seal_object[_HEADER.size :]
+    try:
+        # Checked first, because the decompressor allocates what the frame declares.
+        if not 0 <= zstandard.frame_content_size(frame) <= _PUBLIC_KEY_BYTES + 1024:
+            raise CiphertextError("a SEAL object declares a content of another length than it can have")
+        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError:
+        raise CiphertextError("a SEAL object is malformed") from None
 
 
 def _varint(value: int) -> bytes:

@@ -3,6 +3,10 @@
 N = 4096, plain modulus t a prime of 30 bits, ciphertext modulus q of 54 bits, key-switching prime P of 36 bits: 90 of
 the 109 bits that the HomomorphicEncryption.org table allows for ternary secrets at 128 bits of security.
 
+An upload is its key's name, its length, and the coefficients of its ciphertexts, 54 bits each: 13.5 bytes a parameter.
+It has one encoding. Adding is addition modulo q, so the total does not depend on the order, and whoever has the uploads
+can compute it again to the byte.
+
 Guarantee
     Whoever lacks the opening key learns nothing from uploads but their length and key (IND-CPA under ring-LWE). A sum
     of at most ``max_clients`` honestly encrypted vectors whose coordinates stay within ``capacity`` opens to exactly
@@ -45,7 +49,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.crypto._checks import require_int
-from secure_fu.crypto._tenseal import COEFFICIENT_BITS, DEGREE, MAX_BLOCK_BYTES, PLAIN_MODULUS, Tenseal
+from secure_fu.crypto._packing import pack, packed_size, unpack
+from secure_fu.crypto._tenseal import COEFFICIENT_BITS, DEGREE, PLAIN_MODULUS, Tenseal, Words
 from secure_fu.crypto.scheme import (
     Accumulator,
     AdditiveScheme,
@@ -82,7 +87,7 @@ class _PublicKeyMessage:
 class _Blocks:
     key_id: Annotated[bytes, Fixed(_KEY_ID_BYTES)]
     length: Annotated[int, U32]
-    blocks: Annotated[tuple[bytes, ...], Sequence(Blob(MAX_BLOCK_BYTES), _MAX_BLOCKS)]
+    blocks: Annotated[tuple[bytes, ...], Sequence(Fixed(packed_size(2 * DEGREE)), _MAX_BLOCKS)]
 
 
 # Two types with the same fields, so that an upload is not taken for a total by mistake.
@@ -126,22 +131,33 @@ def _block_count(length: int) -> int:
     return -(-length // DEGREE)
 
 
-def _load_blocks(tenseal: Tenseal, context: Any, parts: _Blocks) -> list[Any]:
-    if len(parts.blocks) != _block_count(parts.length):
-        raise CiphertextError(
-            f"{len(parts.blocks)} blocks for {parts.length} coordinates, not {_block_count(parts.length)}"
-        )
-    return [tenseal.load_block(context, block) for block in parts.blocks]
+def _words(parts: _Blocks, ciphertext_modulus: int) -> list[Words]:
+    """Return the coefficients of every block, shape (2, DEGREE) each.
+
+    Raises:
+        CiphertextError: the number of blocks does not fit the length, a coefficient is not below the modulus, or a
+            block is transparent: without a mask, so that it shows its content to everybody.
+    """
+    count = _block_count(parts.length)
+    if len(parts.blocks) != count:
+        raise CiphertextError(f"{len(parts.blocks)} blocks for {parts.length} coordinates, not {count}")
+    found = [unpack(block).reshape(2, DEGREE) for block in parts.blocks]
+    for words in found:
+        if int(words.max()) >= ciphertext_modulus:
+            raise CiphertextError("a block has a coefficient that is not below the modulus")
+        if not words[1].any():
+            raise CiphertextError("a block is transparent: it shows its content to everybody")
+    return found
 
 
 class _BfvAccumulator(Accumulator):
-    def __init__(self, tenseal: Tenseal, key: BfvPublicKey, *, length: int, max_clients: int) -> None:
-        self._tenseal = tenseal
-        self._key = key
+    def __init__(self, key: BfvPublicKey, *, length: int, ciphertext_modulus: int, max_clients: int) -> None:
+        self._key_id = key.key_id
         self._length = length
+        self._modulus = ciphertext_modulus
         self._max_clients = max_clients
         self._count = 0
-        self._sum: list[Any] = []
+        self._sum = [np.zeros((2, DEGREE), dtype=np.uint64) for _ in range(_block_count(length))]
 
     @property
     def count(self) -> int:
@@ -153,27 +169,23 @@ class _BfvAccumulator(Accumulator):
         parts = decode(_Upload, ciphertext)
         check_belongs(
             "the upload",
-            key_id=self._key.key_id,
+            key_id=self._key_id,
             found_key_id=parts.key_id,
             length=self._length,
             found_length=parts.length,
         )
-        fresh = _load_blocks(self._tenseal, self._key._context, parts)
-        # The running sum is added into the fresh blocks, which then replace it: whatever fails leaves the old sum
-        # whole.
-        for block, running in zip(fresh, self._sum, strict=False):
-            try:
-                block.add_(running)
-            except RuntimeError:  # SEAL refuses a sum that became transparent
-                raise CiphertextError("a block cancels the sum") from None
-        self._sum = fresh
+        fresh = _words(parts, self._modulus)
+        for running, words in zip(self._sum, fresh, strict=True):
+            running += words
+            # What is below the modulus already wraps around to something larger.
+            np.minimum(running, running - np.uint64(self._modulus), out=running)
         self._count += 1
 
     def total(self) -> bytes:
         if not self._count:
             raise CiphertextError("the sum is empty: add at least one ciphertext")
-        blocks = tuple(self._tenseal.block_bytes(block) for block in self._sum)
-        return encode(_Total(key_id=self._key.key_id, length=self._length, blocks=blocks))
+        blocks = tuple(pack(words.reshape(-1)) for words in self._sum)
+        return encode(_Total(key_id=self._key_id, length=self._length, blocks=blocks))
 
 
 class Bfv(AdditiveScheme):
@@ -220,13 +232,18 @@ class Bfv(AdditiveScheme):
             block = values[start : start + DEGREE]
             if block.size < DEGREE:
                 block = np.concatenate([block, np.zeros(DEGREE - block.size, dtype=np.int64)])
-            blocks.append(self._tenseal.encrypt_block(public._context, block))
+            blocks.append(pack(self._tenseal.encrypt(public._context, block).reshape(-1)))
         return encode(_Upload(key_id=public.key_id, length=values.size, blocks=tuple(blocks)))
 
     def accumulator(self, key: PublicKey, length: int) -> Accumulator:
         """Return an empty sum; see :meth:`AdditiveScheme.accumulator`."""
         length = require_int("length", length, least=1, most=_MAX_LENGTH)
-        return _BfvAccumulator(self._tenseal, _own_public_key(key), length=length, max_clients=self.max_clients)
+        return _BfvAccumulator(
+            _own_public_key(key),
+            length=length,
+            ciphertext_modulus=self._tenseal.ciphertext_modulus,
+            max_clients=self.max_clients,
+        )
 
     def open(self, key: OpeningKey, total: bytes, *, length: int, bound: int) -> NDArray[np.int64]:
         """Open a sum, once for each key; see :meth:`AdditiveScheme.open`."""
@@ -242,9 +259,9 @@ class Bfv(AdditiveScheme):
             total_length=parts.length,
             bound=bound,
         )
-        blocks = _load_blocks(self._tenseal, key._look(), parts)
-        key._use_up()
-        opened = np.array([block.decrypt() for block in blocks], dtype=np.int64).reshape(-1)
+        blocks = _words(parts, self._tenseal.ciphertext_modulus)
+        context = key._take()
+        opened = np.concatenate([self._tenseal.decrypt(context, words) for words in blocks])
         return check_opened(opened, length=length, bound=bound)
 
 

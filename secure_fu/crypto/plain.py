@@ -166,7 +166,7 @@ class Plain(AdditiveScheme):
             bound=bound,
         )
         values = _values(parts, self.capacity)
-        key._use_up()
+        key._take()
         return check_opened(values, length=length, bound=bound)
 
 

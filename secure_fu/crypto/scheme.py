@@ -61,26 +61,17 @@ class OpeningKey(Secret):
         """The public half, for :meth:`AdditiveScheme.load_public_key`."""
         return self._public_bytes
 
-    def _look(self) -> Any:
-        """Return the secret, for what needs its parameters before anything is decrypted.
+    def _take(self) -> Any:
+        """Hand over the secret and forget it. Of several threads, one gets it and all others raise.
 
         Raises:
-            ReuseError: the key is used up.
+            ReuseError: it was taken before.
         """
-        secret = self._secret
+        with self._lock:
+            secret, self._secret = self._secret, None
         if secret is None:
             raise ReuseError(f"this {type(self).__name__} has opened its sum; every round needs a fresh key")
         return secret
-
-    def _use_up(self) -> None:
-        """Forget the secret. Of several threads, one returns and all others raise.
-
-        Raises:
-            ReuseError: the key is used up.
-        """
-        with self._lock:
-            self._look()
-            self._secret = None
 
 
 class Accumulator(ABC):

@@ -339,7 +339,7 @@ def test_changed_bytes_raise_nothing_but_crypto_errors(name: str, data: st.DataO
                 accumulator.add(bytes(raw))
                 accumulator.total()
             case _:
-                opener = type(key)(public_bytes=key.public_bytes, key_id=key.key_id, secret=key._look())
+                opener = type(key)(public_bytes=key.public_bytes, key_id=key.key_id, secret=key._secret)
                 additive.open(opener, bytes(raw), length=3, bound=3)
     except CryptoError:
         pass

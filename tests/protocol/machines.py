@@ -205,7 +205,9 @@ class Machines:
         """The noise share that a client drew last."""
         return self.tape.last(f"noise/{name}").replayed(self.share(header), header.length)
 
-    def client(self, name: str, *, policy: Policy | None = None, tasks: Mapping[str, LocalTask] | None = None) -> Client:
+    def client(
+        self, name: str, *, policy: Policy | None = None, tasks: Mapping[str, LocalTask] | None = None
+    ) -> Client:
         """Another state machine for a client of this federation: after a restart, or with another policy."""
         return Client(
             self.identities[name],
@@ -350,9 +352,7 @@ def make_machines(
         tape=tape,
         tasks=tasks,
         clients={},
-        key_holder=KeyHolder(
-            identities[KEY_HOLDER], roster=roster, policy=policy, scheme=chosen, record=record
-        ),
+        key_holder=KeyHolder(identities[KEY_HOLDER], roster=roster, policy=policy, scheme=chosen, record=record),
         server=Server(
             identities[SERVER],
             roster=roster,

@@ -21,7 +21,7 @@ _FOREIGN = ("abc", "builtins", "enum", "numpy", "torch", "typing")
 
 
 def reachable(*roots: object) -> Iterator[object]:
-    """Every object that can be reached from `roots`: attributes, slots, containers, closures, defaults, iterators, caches.
+    """Every object that `roots` can reach: attributes, slots, containers, closures, defaults, iterators, caches.
 
     Goes by what the garbage collector sees, and by hand into what it does not see: the base and the elements of arrays,
     what a memoryview looks at, the locals of frames (of tracebacks and generators). Classes are entered, for something
@@ -99,8 +99,8 @@ def _tenseal(item: Any) -> Iterator[bytes]:
 def needles(name: str, vector: NDArray[Any]) -> dict[bytes, str]:
     """Byte strings by which a vector is recognised: pieces of it in every usual form, and of its negative.
 
-    Pieces of fewer than four distinct numbers other than zero are left out, and so are texts of few characters: they may
-    be there by chance.
+    Pieces of fewer than four distinct numbers other than zero are left out, and so are texts of few characters: they
+    may be there by chance.
     """
     found: dict[bytes, str] = {}
     starts = sorted({0, len(vector) // 2, max(0, len(vector) - _WINDOW)})

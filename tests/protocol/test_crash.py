@@ -1,4 +1,4 @@
-"""A server that is killed in the middle of a round: what was reserved counts as spent when the ledger is opened again."""
+"""A server that is killed in the middle of a round: what was reserved counts as spent in the reopened ledger."""
 
 from __future__ import annotations
 

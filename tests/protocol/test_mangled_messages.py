@@ -1,4 +1,4 @@
-"""Messages cut short, lengthened or flipped anywhere raise the package's errors and leave everybody's state as it was."""
+"""Messages cut, lengthened or flipped anywhere raise the package's errors and leave everybody's state as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A round driven in one process: who is absent, refuses, fails, or is interrupted; and what the ledger says afterwards."""
+"""A round driven in one process: who is absent, refuses, fails, is interrupted; and what the ledger says then."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from secure_fu.errors import (
     DataError,
     NonFiniteError,
     PolicyRefusal,
+    ProtocolError,
     RoundAborted,
 )
 from secure_fu.privacy import Budget, Phase, Subject, Unit
@@ -94,12 +95,15 @@ def test_a_bad_contribution_is_refused_at_the_client_and_the_round_goes_on_witho
     assert "17 gradients" not in caplog.text
     assert not [stream for stream in machines.tape.streams if stream.label == "noise/client-2"]
     assert charged(machines, "client-2") == 0
-    # The round counts as answered for it; the next one is a new chance.
+    invitation = machines.invited(1)
     with pytest.raises(PolicyRefusal) as refusal:
-        machines.tasks["client-2"].contribution_given = BAD_CONTRIBUTIONS[kind]
-        machines.clients["client-2"].respond(machines.invited(1))
+        machines.clients["client-2"].respond(invitation)
     assert "123.456" not in str(refusal.value)
     assert "17" not in str(refusal.value)
+    # The round counts as answered, also for who had nothing to send.
+    machines.tasks["client-2"].contribution_given = np.zeros(6)
+    with pytest.raises(ProtocolError, match="round_number is 1"):
+        machines.clients["client-2"].respond(invitation)
 
 
 def test_a_contribution_of_another_dtype_is_summed_as_the_numbers_it_holds(build):
@@ -229,11 +233,14 @@ def test_an_exceeded_budget_asks_nobody_and_reserves_nothing(build):
     machines = build(budget=Budget(epsilon=3.0, delta=1e-5, order=8.0, deletion_reserve=0.5, unit=Unit.RECORD))
     clients = counted(machines)
     sums = machines.sums(clients=clients)
-    rounds = 0
-    with pytest.raises(BudgetExceededError, match=f"round \\d+ of branch 'original'"):
+
+    def sum_all():
         for _ in range(100):
             sums.secure_sum(machines.request())
-            rounds += 1
+
+    with pytest.raises(BudgetExceededError, match=r"round \d+ of branch 'original'"):
+        sum_all()
+    rounds = sums.next_round
     assert 0 < rounds < 100
     assert len(clients["client-0"].invitations) == rounds
     assert statuses(machines) == ["committed"] * rounds

@@ -251,7 +251,7 @@ def test_a_record_that_cannot_be_used_says_so(tmp_path, damage):
     if not damage:  # SQLite takes an empty file for a new one
         OpeningRecord(path).close()
         return
-    with pytest.raises(ProtocolError, match="record.sqlite cannot be used"):
+    with pytest.raises(ProtocolError, match=r"record\.sqlite cannot be used"):
         OpeningRecord(path)
 
 

@@ -1,4 +1,4 @@
-"""The noise of a released sum is what the ledger was charged for, with the dropouts and the colluders that are assumed."""
+"""A released sum's noise is what the ledger was charged for, with the dropouts and colluders that are assumed."""
 
 from __future__ import annotations
 

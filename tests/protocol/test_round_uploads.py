@@ -373,7 +373,10 @@ def test_the_transcript_binds_every_release_and_names_no_number(build, tmp_path)
         roll = machines.server.close()
         opening = machines.key_holder.open(roll)
         heads.append(machines.server.release(opening).transcript)
-        assert digest(decode(Opening, opening).values).hex() in (tmp_path / "transcript.jsonl").read_text().splitlines()[-1]
+        assert (
+            digest(decode(Opening, opening).values).hex()
+            in (tmp_path / "transcript.jsonl").read_text().splitlines()[-1]
+        )
     assert len(set(heads)) == 4
     assert heads[-1].hex() in (tmp_path / "transcript.jsonl").read_text()
 
@@ -392,4 +395,3 @@ def test_a_transcript_that_cannot_be_written_loses_the_release_and_not_the_serve
     (tmp_path / "transcript.jsonl").rmdir()
     machines.collected(1)
     assert machines.finish().transcript == machines.transcript.head
-

@@ -277,7 +277,7 @@ def test_the_walk_finds_keys_streams_and_foreign_identities(built):
 
 
 class Watch:
-    """Wraps a federation's parties: remembers what every client computed and drew, and searches the server each time."""
+    """Wraps a federation's parties: remembers what clients computed and drew, and searches the server each time."""
 
     def __init__(self, monkeypatch):
         self.tape = Tape()

@@ -47,7 +47,7 @@ def records(count=12, seed=1, groups=None):
 
 
 def silo(own=None, forgotten=None, **arguments):
-    made = Silo.of("silo", own or records(), MODEL, GRADIENTS, **arguments)
+    made = Silo.of("silo", records() if own is None else own, MODEL, GRADIENTS, **arguments)
     return made if forgotten is None else made.forgetting(forgotten)
 
 
@@ -223,12 +223,27 @@ def test_an_unlearning_branch_reads_a_copy_of_the_history_and_adds_nothing():
     own = silo()
     TrainingTask(own).contribution(vector(), terms(), Words())
     marked = own.forgetting(np.arange(12) < 2)
-    TrainingTask(marked).contribution(vector(), terms(), Words())
+    TrainingTask(marked).contribution(vector(4), terms(), Words())
     assert len(marked.history) == len(own.history) == 1
-    TrainingTask(own).contribution(vector(), terms(number=1), Words())
+    TrainingTask(own).contribution(vector(5), terms(number=1), Words())
     assert (len(marked.history), len(own.history)) == (1, 2)
     assert not own.forgotten.any()
     assert marked.forgotten.sum() == 2
+
+
+def test_a_round_asked_for_again_takes_the_place_of_the_first():
+    own, again = silo(), Words(8)
+    for number, stream in ((0, Words(7)), (1, again)):
+        TrainingTask(own).contribution(vector(), terms(number=number), stream)
+    (entry,) = own.history
+    assert np.array_equal(entry.sampled, drawn(again, 12, 0.5))
+
+    own = silo()
+    TrainingTask(own).contribution(vector(1), terms(Unit.CLIENT), Words())
+    TrainingTask(own).contribution(vector(2), terms(Unit.CLIENT, number=1), Words())
+    update = -TrainingTask(own).contribution(vector(2), terms(Unit.CLIENT, number=2), Words())
+    first = single_update("silo", MODEL, vector(1), own.records, terms(Unit.CLIENT))
+    assert own.own_updates == pytest.approx(first + update, rel=1e-12, abs=1e-15)
 
 
 def test_who_keeps_no_history_keeps_none():
@@ -242,7 +257,8 @@ def test_who_keeps_no_history_keeps_none():
 def test_the_client_unit_remembers_the_sum_of_its_own_updates():
     own = silo()
     contributions = [
-        TrainingTask(own).contribution(vector(number), terms(Unit.CLIENT, number=number), Words()) for number in range(3)
+        TrainingTask(own).contribution(vector(number), terms(Unit.CLIENT, number=number), Words())
+        for number in range(3)
     ]
     assert own.own_updates == pytest.approx(-sum(contributions), rel=1e-12)
     assert own.history == []
@@ -269,7 +285,7 @@ def test_sampling_draws_each_unit_at_its_rate():
 
 
 def test_a_silo_needs_records_and_marks_of_its_length():
-    with pytest.raises(ArgumentError, match="'silo'.*0 records"):
+    with pytest.raises(ArgumentError, match=r"'silo'.*0 records"):
         silo(records().subset(slice(0)))
     with pytest.raises(ArgumentError, match="forgotten"):
         silo().forgetting(np.zeros(11, dtype=bool))

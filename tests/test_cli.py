@@ -1,0 +1,560 @@
+"""The command line as its user meets it: exit codes, messages, pipes, terminals, interrupts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pty
+import re
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import secure_fu.cli
+from secure_fu.cli import main
+from secure_fu.config import SimulationConfig, load_preset, preset_names
+from secure_fu.errors import BudgetExceededError, CapacityError, DataError, RoundAborted, SecureFUError
+from secure_fu.privacy import PrivacyLedger
+from secure_fu.report import validate_result
+
+COMMAND = str(Path(sys.executable).with_name("secure-fu"))
+SMALL = (
+    *("--preset", "breast-cancer-silos", "--set", "training.rounds=2", "--set", "data.clients=4"),
+    *("--set", "protocol.minimum_cohort=3", "--set", "unlearning.methods=[]"),
+)
+ESCAPE = "\x1b"
+
+
+def environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "NO_COLOR", "COLUMNS")}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A real process with pipes for stdout and stderr."""
+    return subprocess.run(
+        [COMMAND, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Outcome]:
+    """The entry point in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_main(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["secure-fu", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(code=int(caught.value.code or 0), out=captured.out, err=captured.err)
+
+    return run_main
+
+
+# Help
+
+
+def test_help_names_the_commands(call: Callable[..., Outcome]) -> None:
+    found = call("--help")
+    assert found.code == 0
+    assert "simulate" in found.out
+    assert "ledger" in found.out
+
+
+def test_no_arguments_get_help_too(call: Callable[..., Outcome]) -> None:
+    assert "simulate" in call().out
+
+
+def test_help_of_simulate_names_every_preset_and_what_is_insecure(call: Callable[..., Outcome]) -> None:
+    text = " ".join(call("simulate", "--help").out.replace("│", " ").split())
+    for name in preset_names():
+        assert name in text
+    assert text.count("INSECURE") == 2
+    assert "config.toml of an earlier run" in text
+
+
+def test_the_example_in_the_help_works() -> None:
+    from secure_fu.config import with_overrides
+
+    source = Path(secure_fu.cli.__file__).read_text(encoding="utf-8")
+    (example,) = re.findall(r"Change one setting, as ([^;]+);", source)
+    for name in preset_names():
+        assert with_overrides(load_preset(name), [example]) != load_preset(name)
+
+
+def test_help_comes_at_once(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = run("--help", cwd=tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert found.returncode == 0
+    # processor time, for other work on the machine is not the command's fault
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_the_command_line_loads_nothing_heavy_until_it_has_to() -> None:
+    code = "import sys, secure_fu.cli; print([m for m in ('torch', 'numpy', 'scipy', 'sklearn') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    tree = ast.parse(Path(secure_fu.cli.__file__).read_text(encoding="utf-8"))
+    imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
+    assert {name for name in imported if name.startswith("secure_fu")} == {"secure_fu.config", "secure_fu.errors"}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--preset", "digit-silos"], "preset is 'digit-silos'; expected one of"),
+        (["--preset", "digits-silos", "own.toml"], "--preset is 'digits-silos'; expected either"),
+        (["digits-silos"], "write --preset digits-silos"),
+        (["own.toml"], "config is 'own.toml'; expected a readable TOML file"),
+        (["--set", "training.rouns=3"], "did you mean training.rounds?"),
+        (["--set", "training.rounds"], "--set is 'training.rounds'; expected key=value"),
+        (["--set", "training.rounds=many"], "training.rounds is 'many'; expected a whole number"),
+        (["--set", "training.rounds=20"], "deletion.joined_at is 60; expected below training.rounds, 20"),
+        (["--set", "unlearning.methods=[scrub]"], "unlearning.methods is '[scrub]'; expected a list, as"),
+        (["--set", 'unlearning.methods=["scrb"]'], "did you mean 'scrub'"),
+        (["--set", "unlearning.settings.retrain.length=3"], "unlearning.settings.retrain"),
+        (["--scheme", "ckks"], "protocol.scheme is 'ckks'; expected one of bfv, plain"),
+        (["--scheme", 'pl"ain'], "protocol.scheme is"),
+        (["--preset", "mnist-silos"], "give it with --data-dir"),
+        (["--preset", "mnist-silos", "--data-dir", "absent"], "absent is no folder"),
+        (["--set", "privacy.epsilon=1e-5"], "epsilon 1e-05 at delta 1e-05 is out of reach"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(arguments: list[str], named: str, call: Callable[..., Outcome]) -> None:
+    found = call("simulate", *arguments)
+    assert found.code == 2
+    assert named in found.err
+    assert found.err.startswith("secure-fu: ")
+    assert found.err.count("\n") == 1
+    assert found.out == ""
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["simulat"], "simulat"),
+        (["simulate", "--sed", "3"], "--sed"),
+        (["simulate", "--seed", "x"], "--seed"),
+        (["simulate", "--seed", "-1"], "--seed"),
+        (["simulate", "a.toml", "b.toml"], "b.toml"),
+        (["ledger"], "RUN_DIR"),
+        (["simulate", "--out"], "--out"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_by_its_part(
+    arguments: list[str], named: str, call: Callable[..., Outcome]
+) -> None:
+    found = call(*arguments)
+    assert found.code == 2
+    assert named in found.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["simulate", "--preset", "none"], "preset is 'none'"),
+        (["simulate", "--no-such-option"], "--no-such-option"),
+        (["simulate", "--out", "file/below"], "--out is 'file/below', which is a file or lies below one"),
+        (["simulate", "--out", "full"], "--out is 'full', which holds files already"),
+        (["ledger", "full"], "RUN_DIR is 'full', which holds no ledger.sqlite"),
+    ],
+)
+def test_a_real_process_ends_with_two_and_no_traceback(arguments: list[str], named: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    found = run(*arguments, cwd=tmp_path)
+    assert found.returncode == 2
+    assert named in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+    assert {path.name for path in tmp_path.rglob("*")} == {"file", "full", "thesis.tex"}
+
+
+# What the options do
+
+
+@dataclass
+class FakeRuns:
+    """Stands in for Simulation: notes what it is asked for, and fails when told to."""
+
+    asked: list[tuple[SimulationConfig, Path, dict[str, Any]]] = field(default_factory=list)
+    error: BaseException | None = None
+
+    def __call__(self, config: SimulationConfig, out: Path, **options: Any) -> FakeRuns:
+        self.asked.append((config, out, options))
+        return self
+
+    def run(self) -> dict[str, object]:
+        raise self.error or SecureFUError("enough")
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
+    fake = FakeRuns()
+    monkeypatch.setattr("secure_fu.simulation.Simulation", fake)
+    return fake
+
+
+def test_options_reach_the_simulation(call: Callable[..., Outcome], runs: FakeRuns) -> None:
+    call(
+        *("simulate", "--preset", "mnist-silos", "--seed", "7", "--scheme", "plain", "--data-dir", "somewhere"),
+        *("--set", "privacy.epsilon=4", "--set", "seed=3", "--out", "there", "--insecure-deterministic"),
+    )
+    ((config, out, options),) = runs.asked
+    assert (config.name, config.seed, config.protocol.scheme) == ("mnist-silos", 7, "plain")
+    assert config.privacy.epsilon == 4.0
+    assert out == Path("there")
+    assert (options["data_dir"], options["insecure_deterministic"]) == (Path("somewhere"), True)
+
+
+def test_the_default_is_the_default_preset_secure_and_in_runs(call: Callable[..., Outcome], runs: FakeRuns) -> None:
+    call("simulate")
+    ((config, out, options),) = runs.asked
+    assert config == load_preset("digits-silos")
+    assert re.fullmatch(r"runs/digits-silos-\d{8}-\d{6}", out.as_posix())
+    assert (options["data_dir"], options["insecure_deterministic"]) == (None, False)
+
+
+def test_a_file_is_read(call: Callable[..., Outcome], runs: FakeRuns, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('name = "own"\n[data]\nsource = "digits"\n')
+    call("simulate", "own.toml", "--set", "training.rounds=7")
+    ((config, out, _),) = runs.asked
+    assert (config.name, config.training.rounds) == ("own", 7)
+    assert out.name.startswith("own-")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "first"),
+    [
+        (BudgetExceededError("too much"), 1, "secure-fu: BudgetExceededError: too much"),
+        (RoundAborted("too few"), 1, "secure-fu: RoundAborted: too few"),
+        (CapacityError("too large"), 2, "secure-fu: too large"),
+        (DataError("broken"), 2, "secure-fu: broken"),
+        (KeyboardInterrupt(), 130, "secure-fu: interrupted"),
+    ],
+)
+def test_exit_codes_tell_what_happened_and_notes_where(
+    error: BaseException, code: int, first: str, call: Callable[..., Outcome], runs: FakeRuns
+) -> None:
+    error.add_note("what was done is in there, marked incomplete")
+    runs.error = error
+    found = call("simulate")
+    assert found.code == code
+    assert found.err.splitlines() == [first, "secure-fu: what was done is in there, marked incomplete"]
+
+
+def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(
+    call: Callable[..., Outcome], runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.error = ZeroDivisionError("ours")
+    monkeypatch.setattr(sys, "argv", ["secure-fu", "simulate"])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def test_a_run_that_cannot_go_on_ends_with_one_and_says_where(call: Callable[..., Outcome]) -> None:
+    found = call("simulate", *SMALL, "--scheme", "plain", "--set", "protocol.dropout=0.95", "--out", "run")
+    assert found.code == 1
+    assert "secure-fu: CohortTooSmall: round 2: " in found.err
+    assert found.err.splitlines()[-1] == "secure-fu: what was done is in run, marked incomplete"
+    assert json.loads(Path("run/result.json").read_text())["complete"] is False
+
+
+def test_noise_below_what_the_budget_needs_ends_with_one(call: Callable[..., Outcome]) -> None:
+    found = call("simulate", *SMALL, "--set", "privacy.noise_multiplier=0.2", "--out", "run")
+    assert found.code == 1
+    assert "noise_multiplier is 0.2; expected at least" in found.err
+    assert not Path("run").exists()
+
+
+# Pipes
+
+
+@dataclass
+class Piped:
+    folder: Path
+    process: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def piped(tmp_path_factory: pytest.TempPathFactory) -> Piped:
+    """A run from an empty folder, without --out, into pipes."""
+    folder = tmp_path_factory.mktemp("empty")
+    return Piped(folder, run("simulate", *SMALL, "--scheme", "plain", cwd=folder))
+
+
+@pytest.fixture
+def run_dir(piped: Piped) -> Path:
+    (found,) = (piped.folder / "runs").iterdir()
+    return found
+
+
+def test_a_run_in_a_pipe_is_quiet_and_plain(piped: Piped, run_dir: Path) -> None:
+    process = piped.process
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert ESCAPE not in process.stdout
+    assert "\r" not in process.stdout
+    assert max(map(len, process.stdout.splitlines()[:-1])) <= 80
+    assert process.stdout.splitlines()[-1] == f"Report: {run_dir.relative_to(piped.folder) / 'report.html'}"
+    assert [path.name for path in piped.folder.iterdir()] == ["runs"]
+    assert (run_dir / "report.html").is_file()
+
+
+def test_the_plain_scheme_says_insecure_in_table_report_and_result(piped: Piped, run_dir: Path) -> None:
+    assert "INSECURE: --scheme plain" in piped.process.stdout
+    assert "INSECURE" in (run_dir / "report.html").read_text(encoding="utf-8")
+    assert json.loads((run_dir / "result.json").read_text())["insecure"] != []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["simulate", "--help"], ["ledger", "RUN_DIR"]])
+def test_a_reader_that_goes_away_is_no_error_of_the_program(arguments: list[str], run_dir: Path) -> None:
+    words = [str(run_dir) if word == "RUN_DIR" else word for word in arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen([COMMAND, *words], env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    _, complaint = process.communicate(timeout=60)
+    assert complaint == ""
+    assert process.returncode in (0, 1)
+
+
+def test_head_gets_its_line_and_nobody_complains(tmp_path: Path) -> None:
+    words = " ".join(f"'{word}'" for word in (COMMAND, "simulate", *SMALL, "--scheme", "plain", "--out", "run"))
+    found = subprocess.run(
+        ["/bin/sh", "-c", f"{words} | head -n 1"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.stderr == ""
+    assert found.stdout.startswith("INSECURE")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["complete"] is True
+
+
+# Ledgers
+
+
+def test_a_ledger_is_shown_in_full_on_eighty_columns(run_dir: Path, call: Callable[..., Outcome]) -> None:
+    found = call("ledger", str(run_dir))
+    assert found.code == 0
+    assert "…" not in found.out
+    with PrivacyLedger.open(run_dir / "ledger.sqlite", read_only=True) as ledger:
+        for branch, parent in ledger.branches.items():
+            clients = sorted({name for event in ledger.events() for name in event.cohort})
+            entries = ledger.epsilon_entries(branch, forgotten=clients, retained=clients)
+            paid = {entry.subject.value: entry.value for entry in entries if entry.phase.value == "training+unlearning"}
+            expected = [branch, *([parent] if parent else []), "2", "0", "0"]
+            expected += [f"{paid[subject]:.2f}" for subject in ("forgotten", "retained")]
+            assert expected in [line.split() for line in found.out.splitlines()]
+    assert "budget epsilon 8 at delta 1e-05, one record" in found.out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda file: file.write_bytes(b"this is no database, and long enough to look like one" * 40), "ledger.sqlite"),
+        (lambda file: file.write_bytes(file.read_bytes()[:5000]), "ledger.sqlite"),
+        (lambda file: file.write_bytes(b""), "not a privacy ledger"),
+        (lambda file: (file.unlink(), sqlite3.connect(file).execute("CREATE TABLE t (a)")), "not a privacy ledger"),
+        (lambda file: file.unlink(), "holds no ledger.sqlite"),
+        (lambda file: (file.unlink(), file.mkdir()), "holds no ledger.sqlite"),
+    ],
+    ids=["garbage", "truncated", "empty", "foreign", "missing", "folder"],
+)
+def test_what_is_no_ledger_is_refused(
+    change: Callable[[Path], object], named: str, run_dir: Path, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    shutil.copytree(run_dir, tmp_path / "copy")
+    change(tmp_path / "copy" / "ledger.sqlite")
+    found = call("ledger", "copy")
+    assert found.code == 2
+    assert named in found.err
+    assert found.err.startswith("secure-fu: ")
+    assert found.err.count("\n") == 1
+
+
+# Interrupts
+
+
+def branches_of(folder: Path) -> list[str]:
+    try:
+        lines = (folder / "transcript.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["branch"] for line in lines]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("branch", "settings", "rows"),
+    [
+        ("original", ["training.rounds=300"], []),
+        (
+            "unlearn/finetune",
+            ['unlearning.methods=["finetune"]', "unlearning.settings.finetune.length=300"],
+            ["original", "retrained"],
+        ),
+    ],
+)
+def test_an_interrupt_leaves_a_consistent_directory(
+    branch: str, settings: list[str], rows: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = [word for setting in settings for word in ("--set", setting)]
+    with subprocess.Popen(
+        [COMMAND, "simulate", *SMALL, *options, "--out", str(out)],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 90.0
+            while branches_of(out).count(branch) < 3 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everybody in the foreground gets it
+            output, complaint = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert complaint.splitlines() == [
+        "secure-fu: interrupted",
+        f"secure-fu: what was done is in {out}, marked incomplete",
+    ]
+    assert output == ""
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    validate_result(result)
+    assert result["complete"] is False
+    assert [row["name"] for row in result["rows"]] == rows
+    names = {path.name for path in out.rglob("*") if path.is_file()}
+    models = {f"{row}.safetensors" for row in rows}
+    assert names == {"config.toml", "result.json", "ledger.sqlite", "key_holder.sqlite", "transcript.jsonl", *models}
+    with PrivacyLedger.open(out / "ledger.sqlite", read_only=True) as ledger:
+        released = len(ledger.rounds(branch))
+        # the interrupt may fall between the ledger's commit and the transcript's line
+        assert released - branches_of(out).count(branch) in (0, 1)
+        assert 3 <= released < 300
+        assert len(ledger.pending()) <= 1
+
+
+# Terminals
+
+
+class Screen:
+    """Enough of a terminal to see what progress bars leave on it."""
+
+    _TOKEN = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+")
+
+    def __init__(self) -> None:
+        self._lines = [""]
+        self._row = self._column = 0
+
+    def feed(self, text: str) -> None:
+        for token in self._TOKEN.findall(text):
+            if token == "\r":
+                self._column = 0
+            elif token == "\n":
+                self._row += 1
+                self._lines.extend([""] * (self._row + 1 - len(self._lines)))
+            elif token.startswith(ESCAPE):
+                self._control(token)
+            else:
+                line = self._lines[self._row].ljust(self._column)
+                self._lines[self._row] = line[: self._column] + token + line[self._column + len(token) :]
+                self._column += len(token)
+
+    def _control(self, token: str) -> None:
+        if token.endswith("A"):
+            self._row = max(0, self._row - int(token[2:-1] or 1))
+        elif token.endswith("K"):
+            self._lines[self._row] = ""
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self._lines if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]:
+    """Exit code and raw output of a run on a terminal."""
+    controller, terminal_side = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "simulate", *SMALL, "--out", "run"],
+        cwd=tmp_path_factory.mktemp("terminal"),
+        env={**environment(), "TERM": "xterm-256color"},
+        stdin=terminal_side,
+        stdout=terminal_side,
+        stderr=terminal_side,
+    )
+    os.close(terminal_side)
+    chunks = [b""]
+    with suppress(OSError), os.fdopen(controller, "rb", buffering=0) as reader:  # Linux ends a terminal with an error
+        while chunk := reader.read(65536):
+            chunks.append(chunk)
+    return process.wait(timeout=60), b"".join(chunks).decode()
+
+
+PHASES = ["preparing", "training", "retrained from scratch", "writing the report"]
+
+
+def test_finished_phases_stay_on_the_terminal(terminal: tuple[int, str]) -> None:
+    code, raw = terminal
+    assert code == 0
+    assert ESCAPE in raw
+    screen = Screen()
+    screen.feed(raw)
+    bars = [line for line in screen.lines if line.startswith("✓")]
+    assert [re.split(r"\s{2,}|\s━", line[1:].strip())[0] for line in bars] == PHASES
+    assert [re.search(r"(\d+)/(\d+)", line).groups() for line in bars] == [  # type: ignore[union-attr]
+        ("1", "1"),
+        ("2", "2"),
+        ("2", "2"),
+        ("1", "1"),
+    ]
+    after = screen.lines[screen.lines.index(bars[-1]) + 1 :]
+    assert any(line.startswith("retrained") for line in after)
+    assert after[-1] == "Report: run/report.html"
+
+
+def test_the_running_phase_is_at_the_bottom(terminal: tuple[int, str]) -> None:
+    raw = terminal[1]
+    frames = [match.start() for match in re.finditer(r"\r\x1b\[2K", raw)]
+    seen = set()
+    for end in frames:
+        screen = Screen()
+        screen.feed(raw[:end])
+        finished = screen.lines[:-1]
+        assert all(line.startswith("✓") for line in finished)
+        seen.add(len(finished))
+    assert seen >= {1, 2}

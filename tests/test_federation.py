@@ -1,0 +1,440 @@
+"""The whole story at tiny size: train, ask for a deletion, unlearn; for records, persons and clients."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from torch import nn
+
+from secure_fu.crypto import Role
+from secure_fu.crypto.wire import decode
+from secure_fu.deletion import DeletionRequest
+from secure_fu.errors import (
+    ArgumentError,
+    BudgetExceededError,
+    CohortTooSmall,
+    PolicyRefusal,
+    ProtocolError,
+    SecureFUError,
+)
+from secure_fu.federation import Federation
+from secure_fu.learning import Records, mlp
+from secure_fu.planning import make_plan
+from secure_fu.privacy import GaussianSumEvent, Phase, Subject, Unit, assured_clients, renyi_epsilon
+from secure_fu.privacy.ledger_records import EventStatus
+from secure_fu.protocol import Server
+from secure_fu.protocol.messages import Upload
+from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub
+
+LOCAL = {"epochs": 1, "batch_size": 4, "learning_rate": 0.1}
+RATES = {Unit.RECORD: 0.5, Unit.GROUP: 0.5, Unit.CLIENT: 1.0}
+
+
+def silos(count=4, size=10, seed=3):
+    draw = np.random.default_rng(seed)
+    return {
+        f"silo-{number}": Records.from_arrays(
+            draw.normal(size=(size, 5)), draw.integers(0, 3, size), [f"p{number}-{i // 2}" for i in range(size)]
+        )
+        for number in range(count)
+    }
+
+
+def plan_for(module, unit=Unit.RECORD, clients=4, rounds=2, minimum=3, **arguments):
+    return make_plan(
+        module,
+        clients=clients,
+        nominal_units=clients if unit is Unit.CLIENT else 10 * clients,
+        minimum_cohort=minimum,
+        unit=unit,
+        rounds=rounds,
+        sampling_rate=RATES[unit],
+        local=LOCAL if unit is Unit.CLIENT else None,
+        **arguments,
+    )
+
+
+def federation(unit=Unit.RECORD, *, clients=None, plan=None, scheme_name="plain", minimum=3, rounds=2, **arguments):
+    module = mlp(5, (), 3, 0)
+    own = silos() if clients is None else clients
+    made = plan_for(module, unit, len(own), rounds, minimum) if plan is None else plan
+    return Federation(module, own, plan=made, scheme_name=scheme_name, **arguments)
+
+
+def entries(unlearned):
+    return {(entry.subject, entry.phase): entry.value for entry in unlearned.epsilon}
+
+
+def event_of(federated, rate):
+    """The event that one round costs, made from the plan alone."""
+    recipe = federated.recipe
+    step = 2.0 ** np.floor(np.log2(recipe.clip_norm / (100.0 * federated.model.dimension**0.5)))
+    (charge,) = {
+        charge
+        for event in federated.ledger.events("original")
+        for charge in event.charges.values()
+        if charge is not None
+    }
+    assert charge.sampling_rate == rate
+    assert charge.noise_multiplier == recipe.noise_multiplier
+    assert charge.dimension == federated.model.dimension
+    # Rounding adds up to 1 % to the sensitivity, which is what the noise is a multiple of.
+    assert recipe.noise_multiplier * recipe.clip_norm / step <= charge.grid_ratio
+    assert charge.grid_ratio <= 1.01 * recipe.noise_multiplier * recipe.clip_norm / step
+    return GaussianSumEvent(
+        noise_multiplier=recipe.noise_multiplier,
+        sampling_rate=rate,
+        grid_ratio=charge.grid_ratio,
+        dimension=federated.model.dimension,
+        shares=assured_clients(federated.plan.minimum_cohort, federated.plan.colluders),
+    )
+
+
+REQUESTS = {
+    Unit.RECORD: DeletionRequest.some_records("silo-1", (0, 3, 7)),
+    Unit.GROUP: DeletionRequest.person("p2-1", "p2-4"),
+    Unit.CLIENT: DeletionRequest.whole_client("silo-1"),
+}
+METHODS = {
+    Unit.RECORD: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=2, forgetting_rounds=1), Correction(length=2)),
+    Unit.GROUP: (Retrain(), Scrub(length=2, forgetting_rounds=1), Correction(length=1), FineTune(length=1)),
+    Unit.CLIENT: (Retrain(), Rollback(checkpoint_every=1), Correction(length=2), Scratch(length=1)),
+}
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP, Unit.CLIENT])
+def test_the_whole_story(unit):
+    with federation(unit, scheme_name="bfv") as federated:
+        seen = []
+        trained = federated.train(on_round=seen.append)
+        assert [state.rounds for state in federated.states] == [0, 1, 2]
+        assert federated.states[1:] == seen
+        assert federated.state is trained
+        assert not np.array_equal(trained.model.vector, federated.states[0].model.vector)
+        assert [traffic.uploads for traffic in federated.training_traffic] == [4, 4]
+        assert federated.ledger.rounds("original") == (0, 1)
+        for method in METHODS[unit]:
+            rounds = []
+            unlearned = federated.unlearn(REQUESTS[unit], method, on_round=rounds.append)
+            expected = method.rounds(federated.deletion(REQUESTS[unit]))
+            assert unlearned.method == method.name
+            assert unlearned.state is rounds[-1]
+            assert len(rounds) == len(unlearned.traffic) == expected
+            assert all(traffic.uploads == 4 for traffic in unlearned.traffic)
+            assert all(traffic.purpose == f"unlearn/{method.name}" for traffic in unlearned.traffic)
+            assert np.isfinite(unlearned.state.model.vector).all()
+            assert unlearned.seconds > 0.0
+            assert federated.ledger.rounds(f"unlearn/{method.name}") == tuple(range(2, 2 + expected))
+        # Branches are counterfactuals: the original stays as it was.
+        assert federated.state is trained
+        assert federated.ledger.rounds("original") == (0, 1)
+        assert federated.ledger.branches == {
+            "original": None,
+            **{f"unlearn/{method.name}": "original" for method in METHODS[unit]},
+        }
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP, Unit.CLIENT])
+def test_epsilon_of_forgotten_and_retained_units_by_phase(unit):
+    with federation(unit) as federated:
+        federated.train()
+        event = event_of(federated, RATES[unit])
+
+        def paid(rounds):
+            return pytest.approx(renyi_epsilon({event: rounds}, delta=1e-5) if rounds else 0.0, rel=1e-9)
+
+        # Rounds of the branch in which retained and forgotten units take part.
+        for method, retained, forgotten in (
+            (Retrain(), 2, 0),
+            (FineTune(length=1), 1, 0),
+            (Correction(length=2), 2, 2),
+        ):
+            found = entries(federated.unlearn(REQUESTS[unit], method))
+            assert found == {
+                (Subject.FORGOTTEN, Phase.TRAINING): paid(2),
+                (Subject.FORGOTTEN, Phase.UNLEARNING): paid(forgotten),
+                (Subject.FORGOTTEN, Phase.BOTH): paid(2 + forgotten),
+                (Subject.RETAINED, Phase.TRAINING): paid(2),
+                (Subject.RETAINED, Phase.UNLEARNING): paid(retained),
+                (Subject.RETAINED, Phase.BOTH): paid(2 + retained),
+            }
+        assert 0.0 < renyi_epsilon({event: 4}, delta=1e-5) <= federated.budget.epsilon
+
+
+def test_scrub_charges_forgotten_units_in_forgetting_rounds_and_retained_ones_in_the_others():
+    with federation() as federated:
+        federated.train()
+        federated.unlearn(REQUESTS[Unit.RECORD], Scrub(length=3, forgetting_rounds=2, forgotten_rate=0.25))
+        charges = [event.charges for event in federated.ledger.events("unlearn/scrub")]
+    forgetting = [charge for charge in charges if charge[Subject.FORGOTTEN] is not None]
+    assert len(forgetting) == 2
+    assert all(charge[Subject.RETAINED] is None for charge in forgetting)
+    assert all(charge[Subject.FORGOTTEN].sampling_rate == 0.25 for charge in forgetting)
+    assert [charge[Subject.RETAINED].sampling_rate for charge in charges if charge not in forgetting] == [0.5]
+
+
+def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_back_before_it():
+    with federation(clients=silos(5), rounds=4, joins={"silo-4": 2}) as federated:
+        federated.train()
+        assert [traffic.uploads for traffic in federated.training_traffic] == [4, 4, 5, 5]
+        request = DeletionRequest.whole_client("silo-4")
+        unlearned = federated.unlearn(request, Rollback(checkpoint_every=2))
+        event = event_of(federated, 0.5)
+        found = entries(unlearned)
+        assert found[Subject.FORGOTTEN, Phase.TRAINING] == pytest.approx(renyi_epsilon({event: 2}, delta=1e-5))
+        assert found[Subject.RETAINED, Phase.TRAINING] == pytest.approx(renyi_epsilon({event: 4}, delta=1e-5))
+        assert unlearned.guarantee.kind == "exact"
+        assert len(unlearned.traffic) == 2
+        assert unlearned.state.rounds == 4
+        assert Rollback(checkpoint_every=2).start_state(federated.deletion(request)) is federated.states[2]
+        late = Rollback(checkpoint_every=1, forget_epsilon=found[Subject.FORGOTTEN, Phase.TRAINING])
+        certified = federated.unlearn(DeletionRequest.some_records("silo-4", (0,)), late)
+        assert certified.guarantee.kind == "certified"
+        assert certified.guarantee.epsilon == pytest.approx(found[Subject.FORGOTTEN, Phase.TRAINING])
+
+
+@pytest.mark.xfail(
+    reason="joins counts round numbers; asked-again rounds make them run ahead of the states", strict=True
+)
+def test_rollback_is_exact_only_from_before_the_client_took_part_also_when_rounds_were_asked_for_again():
+    failing = {(0, name) for name in ("silo-0", "silo-1")} | {(1, name) for name in ("silo-0", "silo-1")}
+    with federation(
+        clients=silos(5),
+        minimum=4,
+        rounds=4,
+        joins={"silo-4": 2},
+        vanishes=lambda number, name: (number, name) in failing,
+    ) as federated:
+        federated.train()
+        federated_rounds = [event for event in federated.ledger.events("original") if event.participants is not None]
+        before = [event for event in federated_rounds if "silo-4" in event.participants]
+        unlearned_from = Rollback(checkpoint_every=1).checkpoint(
+            federated.deletion(DeletionRequest.whole_client("silo-4"))
+        )
+        assert federated_rounds.index(before[0]) >= unlearned_from
+
+
+def test_the_same_method_twice_is_two_branches_with_noise_of_their_own():
+    with federation() as federated:
+        federated.train()
+        first, second, third = (federated.unlearn(REQUESTS[Unit.RECORD], Retrain()) for _ in range(3))
+        assert list(federated.ledger.branches)[1:] == ["unlearn/retrain", "unlearn/retrain#2", "unlearn/retrain#3"]
+        models = {unlearned.state.model.digest for unlearned in (first, second, third)}
+        assert len(models) == 3
+        assert entries(first) == entries(second) == entries(third)
+
+
+def test_unlearning_waits_for_training_to_finish():
+    with federation() as federated:
+        with pytest.raises(ProtocolError, match="0 of 2 training rounds"):
+            federated.unlearn(REQUESTS[Unit.RECORD], Retrain())
+        stop = []
+
+        def interrupt(state):
+            if state.rounds == 1:
+                stop.append(state)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            federated.train(on_round=interrupt)
+        with pytest.raises(ProtocolError, match="1 of 2 training rounds"):
+            federated.unlearn(REQUESTS[Unit.RECORD], Retrain())
+        assert list(federated.ledger.branches) == ["original"]
+        assert federated.train().rounds == 2
+        assert federated.states[1] is stop[0]
+        assert federated.train() is federated.state, "nothing is left to train"
+        assert federated.ledger.rounds("original") == (0, 1)
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        (DeletionRequest.whole_client("nobody"), "nobody"),
+        (DeletionRequest.some_records("silo-1", (10,)), "between 0 and 9"),
+        (DeletionRequest.some_records("silo-1", tuple(range(11))), "between 0 and 9"),
+        (DeletionRequest.some_records("silo-1", (-1,)), "between 0 and 9"),
+        (DeletionRequest.person("nobody"), "at least one record"),
+    ],
+)
+def test_a_request_that_fits_nothing_starts_no_branch(request_, named):
+    with federation(rounds=1) as federated:
+        federated.train()
+        with pytest.raises(ArgumentError, match=named):
+            federated.unlearn(request_, Retrain())
+        assert list(federated.ledger.branches) == ["original"]
+
+
+def test_a_group_request_needs_a_group_column():
+    plain = {name: Records(records.features, records.labels) for name, records in silos().items()}
+    with federation(clients=plain, rounds=1) as federated:
+        federated.train()
+        with pytest.raises(ArgumentError, match="group column"):
+            federated.unlearn(REQUESTS[Unit.GROUP], Retrain())
+
+
+class Sizes:
+    """What the server received: who, in which round, how many bytes, and how many the ciphertext has."""
+
+    def __init__(self, monkeypatch):
+        self.uploads = []
+        receive, sizes = Server.receive, self.uploads
+        opened = []
+
+        def kept(server, upload):
+            message = decode(Upload, upload)
+            receive(server, upload)
+            sizes.append((message.client, len(upload), len(message.box)))
+            opened.append(message)
+
+        monkeypatch.setattr(Server, "receive", kept)
+
+    def of(self, name):
+        return [size for client, size, _ in self.uploads if client == name]
+
+
+@pytest.mark.parametrize("method", [Retrain(), Correction(length=4), Scrub(length=4, forgetting_rounds=2)])
+def test_without_encryption_every_upload_has_the_same_length_whoever_unlearns(monkeypatch, method):
+    sizes = Sizes(monkeypatch)
+    with federation(rounds=4) as federated:
+        federated.train()
+        federated.unlearn(DeletionRequest.whole_client("silo-1"), method)
+    assert len(sizes.uploads) == 4 * (4 + 4)
+    assert len({size for _, size, _ in sizes.uploads}) == 1
+
+
+def test_the_sizes_of_encrypted_uploads_do_not_tell_who_leaves(monkeypatch):
+    sizes = Sizes(monkeypatch)
+    with federation(rounds=10, scheme_name="bfv") as federated:
+        federated.train()
+        sizes.uploads.clear()
+        federated.unlearn(DeletionRequest.whole_client("silo-1"), Retrain())
+    leaving, staying = sizes.of("silo-1"), sizes.of("silo-0") + sizes.of("silo-2") + sizes.of("silo-3")
+    assert (len(leaving), len(staying)) == (10, 30), "who leaves uploads every time"
+    # SEAL compresses: sizes jitter with the random ciphertext, by well under a thousandth.
+    jitter = statistics.stdev(staying)
+    assert jitter < 0.001 * statistics.mean(staying)
+    assert abs(statistics.mean(leaving) - statistics.mean(staying)) < 6.0 * jitter * (1 / 10 + 1 / 30) ** 0.5
+    assert max(sizes.of("silo-1")) < 1.002 * min(staying)
+
+
+def test_who_vanishes_is_not_in_the_sum_and_not_charged():
+    absent = {(0, "silo-2"), (1, "silo-2")}
+    with federation(vanishes=lambda number, name: (number, name) in absent) as federated:
+        federated.train()
+        assert federated.ledger.participants("original", 0) == ("silo-0", "silo-1", "silo-3")
+        unlearned = federated.unlearn(DeletionRequest.whole_client("silo-2"), FineTune(length=1))
+        assert entries(unlearned)[Subject.FORGOTTEN, Phase.BOTH] == 0.0
+
+
+def test_too_few_for_the_minimum_cohort_end_training_without_release():
+    with federation(vanishes=lambda number, name: name in ("silo-0", "silo-3")) as federated:
+        with pytest.raises(CohortTooSmall, match="2 uploads"):
+            federated.train()
+        assert [event.status for event in federated.ledger.events()] == [EventStatus.VOID] * 3
+        assert len(federated.states) == 1
+        assert federated.training_traffic == ()
+
+
+def test_a_cohort_below_the_minimum_is_refused_before_anything_is_reserved():
+    with federation(joins={"silo-0": 1, "silo-1": 1}) as federated:
+        with pytest.raises(PolicyRefusal, match="cohort"):
+            federated.train()
+        assert list(federated.ledger.events()) == []
+
+
+def test_an_exhausted_budget_ends_training_and_keeps_what_was_done():
+    plan = plan_for(mlp(5, (), 3, 0), rounds=6)
+    small = replace(plan, budget=replace(plan.budget, deletion_reserve=0.75))
+    with federation(plan=small) as federated:
+        with pytest.raises(BudgetExceededError, match="original"):
+            federated.train()
+        done = len(federated.states) - 1
+        assert done == 3, "a quarter of twelve"
+        assert federated.ledger.rounds("original") == tuple(range(done))
+        assert federated.ledger.pending() == ()
+        with pytest.raises(BudgetExceededError):
+            federated.train()
+        assert len(federated.states) == done + 1
+
+
+class Exponential(nn.Module):
+    """Overflows on features of a thousand."""
+
+    def forward(self, features):
+        return features.exp()
+
+
+def test_a_client_whose_gradients_are_not_finite_sits_out_and_the_others_go_on(caplog):
+    own = silos()
+    own["silo-2"] = Records(own["silo-2"].features + 1000.0, own["silo-2"].labels, own["silo-2"].groups)
+    module = nn.Sequential(Exponential(), mlp(5, (), 3, 0))
+    with Federation(module, own, plan=plan_for(module), scheme_name="plain") as federated:
+        federated.train()
+        for number in (0, 1):
+            assert federated.ledger.participants("original", number) == ("silo-0", "silo-1", "silo-3")
+        assert federated.ledger.epsilon("original", "silo-2", Subject.RETAINED, Phase.BOTH) == 0.0
+        assert np.isfinite(federated.state.model.vector).all()
+    assert "goes on without client silo-2" in caplog.text
+    # How many records were in its secret sample is nobody's business.
+    assert not re.search(r"\d+ of \d+ gradients", caplog.text)
+
+
+def test_arguments_out_of_their_domain_are_refused_by_name(tmp_path):
+    empty = silos()["silo-0"].subset(slice(0))
+    for number, (arguments, named) in enumerate(
+        (
+            ({"joins": {"nobody": 1}}, "joins"),
+            ({"clients": {**silos(), "empty": empty}}, "empty"),
+            ({"scheme_name": "none"}, "plain"),
+        )
+    ):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with pytest.raises(ArgumentError, match=named):
+            federation(directory=directory, **arguments)
+        assert list(directory.iterdir()) == []
+    with pytest.raises(SecureFUError, match="nobody home"):
+        federation(clients={**silos(), "nobody home": silos()["silo-0"]}, directory=tmp_path)
+
+
+def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):
+    with federation(directory=tmp_path) as federated:
+        federated.train()
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+    assert {path.name for path in tmp_path.iterdir()} == {"ledger.sqlite", "key_holder.sqlite", "transcript.jsonl"}
+    lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    assert [line["branch"] for line in lines] == ["original", "original", "unlearn/finetune"]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert lines[0]["previous"] == bytes(32).hex()
+    assert [line["previous"] for line in lines[1:]] == [line["hash"] for line in lines[:-1]]
+    assert len({line["run_id"] for line in lines}) == 2
+    with pytest.raises(SecureFUError, match="exists"):
+        federation(directory=tmp_path)
+
+
+def test_every_branch_follows_the_original_in_the_transcript(tmp_path):
+    with federation(directory=tmp_path) as federated:
+        federated.train()
+        for _ in range(2):
+            federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+    lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    assert [line["previous"] for line in lines[2:]] == [lines[1]["hash"]] * 2
+
+
+def test_worker_processes_encrypt_the_same(tmp_path):
+    with federation(scheme_name="bfv", rounds=1, encryption_processes=1) as federated:
+        federated.train()
+        assert federated.ledger.participants("original", 0) == federated.clients
+        assert np.abs(federated.state.model.vector).max() < 100.0
+
+
+def test_parties_have_fresh_keys_in_every_federation():
+    with federation() as one, federation() as other:
+        assert one.policy.roster_digest != other.policy.roster_digest
+        assert one._roster.names(Role.CLIENT) == one.clients == tuple(silos())
