@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -91,6 +91,7 @@ class Federation:
         directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one
             until closed.
         keep_history: whether clients keep what the method `correction` needs.
+        own_methods: methods of your own that :meth:`unlearn` may be asked to run; those of the package always may.
         encryption_processes: worker processes that encrypt while this one computes; 0 encrypts here. Worth it from some
             ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
@@ -110,6 +111,7 @@ class Federation:
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
         directory: Path | None = None,
         keep_history: bool = True,
+        own_methods: Iterable[UnlearningMethod] = (),
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
     ) -> None:
@@ -130,6 +132,11 @@ class Federation:
         for name in self._joins:
             if name not in clients:
                 raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
+        present = len(self._cohort_of(clients, 0))
+        if plan.minimum_cohort > present:
+            raise ArgumentError(
+                "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
+            )
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._silos = {
@@ -150,7 +157,9 @@ class Federation:
             sampling_rate=1.0,
             minimum_cohort=plan.minimum_cohort,
             colluders=plan.colluders,
-            purposes=frozenset({TRAIN, *(f"unlearn/{name}" for name in METHODS)}),
+            purposes=frozenset(
+                {TRAIN, *(f"unlearn/{name}" for name in METHODS), *(method.purpose for method in own_methods)}
+            ),
             parameter_sets=frozenset({self.scheme.parameter_set}),
         )
         self.ledger = PrivacyLedger.create(self._directory / "ledger.sqlite", budget=plan.budget)
@@ -184,6 +193,12 @@ class Federation:
     def state(self) -> TrainingState:
         """The newest state of training."""
         return self.states[-1]
+
+    def module_of(self, state: TrainingState) -> nn.Module:
+        """A module of your own with a state's released parameters."""
+        flat = FlatModel(self.model.module)
+        flat.load(state.model.vector.astype(np.float64))
+        return flat.module
 
     @property
     def training_traffic(self) -> tuple[RoundTraffic, ...]:
@@ -322,7 +337,10 @@ class Federation:
         return f"unlearn/{method.name}" + (f"#{taken + 1}" if taken else "")
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
-        return tuple(name for name in self._silos if self._joins.get(name, 0) <= round_number)
+        return self._cohort_of(self._silos, round_number)
+
+    def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
+        return tuple(name for name in names if self._joins.get(name, 0) <= round_number)
 
     def _transcript(self, branch: str, start: bytes) -> Transcript:
         return Transcript(start=start, path=self._directory / "transcript.jsonl", branch=branch)

@@ -59,6 +59,20 @@ def test_another_seed_differs_in_split_model_and_request() -> None:
     assert first.request.records != second.request.records
 
 
+def test_another_seed_deals_records_in_another_way(tmp_path: Path) -> None:
+    file = tmp_path / "table.npz"  # records all alike but for a number, so that only the deal can differ
+    np.savez(file, features=np.arange(40.0)[:, None], labels=np.zeros(40, dtype=np.int64))
+    config = small({"source": "npz", "path": str(file), "test_fraction": 0.01})
+    deals = []
+    for seed in (0, 1):
+        scenario = build_scenario(with_overrides(config, [f"seed={seed}"]))
+        missing = scenario.test.features.flatten().tolist()
+        deals.append([set(records.features.flatten().tolist()) for records in scenario.clients.values()])
+        assert set.union(*deals[-1], missing) == set(range(40))
+    # one record more or less is the split's doing
+    assert len(deals[0][0] & deals[1][0]) < 10
+
+
 def test_a_seed_leaves_the_global_generators_alone() -> None:
     before, state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     build_scenario(configured())

@@ -115,7 +115,7 @@ class EncryptionPool:
         worker: subprocess.Popen[bytes] | None = getattr(self._own, "worker", None)
         if worker is None:
             worker = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell, no outside input
-                [sys.executable, "-m", "secure_fu.crypto.encryption_worker", self._scheme_name],
+                [sys.executable, "-P", "-m", "secure_fu.crypto.encryption_worker", self._scheme_name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # An interrupt at the terminal is for this process, which then closes the workers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,8 +32,11 @@ class DeletionRequest:
     Attributes:
         scope: a whole client, all records of some persons (a group column), or some records of one client.
         client: the client concerned; None for a person whose records may be in any silo.
-        groups: values of the group column, for Scope.GROUP.
-        records: positions within the client's records, for Scope.RECORDS.
+        groups: values of the group column, without repeats, for Scope.GROUP.
+        records: positions within the client's records, without repeats, for Scope.RECORDS.
+
+    Raises:
+        ArgumentError: a field does not fit the scope.
     """
 
     scope: Scope
@@ -52,20 +55,24 @@ class DeletionRequest:
         return cls(scope=Scope.GROUP, client=client, groups=groups)
 
     @classmethod
-    def some_records(cls, client: str, records: tuple[int, ...]) -> DeletionRequest:
+    def some_records(cls, client: str, records: Iterable[int]) -> DeletionRequest:
         """Forget the records at these positions of one client."""
-        return cls(scope=Scope.RECORDS, client=client, records=tuple(int(i) for i in records))
+        return cls(scope=Scope.RECORDS, client=client, records=tuple(records))
 
     def __post_init__(self) -> None:
-        if self.scope is not Scope.GROUP and self.client is None:
-            raise ArgumentError("client", None, "the name of a client")
-        if self.scope is Scope.GROUP and not self.groups:
-            raise ArgumentError("groups", self.groups, "at least one value of the group column")
-        if self.scope is Scope.RECORDS:
-            if not self.records:
-                raise ArgumentError("records", self.records, "at least one position")
-            if len(set(self.records)) != len(self.records):
-                raise ArgumentError("records", f"{len(self.records)} positions", "positions without repeats")
+        if self.client == "" or (self.client is None and self.scope is not Scope.GROUP):
+            raise ArgumentError("client", self.client, "the name of a client")
+        for name, own in (("groups", Scope.GROUP), ("records", Scope.RECORDS)):
+            values = getattr(self, name)
+            if self.scope is not own and values:
+                raise ArgumentError(name, f"{len(values)} values", f"none for scope {self.scope.value}")
+            if self.scope is own and not values:
+                raise ArgumentError(name, (), "at least one value")
+            if len(set(values)) != len(values):
+                raise ArgumentError(name, f"{len(values)} values, {len(set(values))} of them distinct", "no repeats")
+        if not all(isinstance(group, str) for group in self.groups):
+            raise ArgumentError("groups", "not all strings", "values of the group column, as strings")
+        object.__setattr__(self, "records", tuple(_position(value) for value in self.records))
 
     def identify(self, client: str, records: Records) -> NDArray[np.bool_]:
         """Mark what this request covers, at one client.
@@ -87,14 +94,13 @@ class DeletionRequest:
             mask[:] = True
         elif self.scope is Scope.GROUP:
             if records.groups is None:
-                raise ArgumentError("request", f"groups {self.groups!r}", "records with a group column")
-            mask[:] = np.isin(np.asarray(records.groups, dtype=str), self.groups)
+                raise ArgumentError("request", self.describe(), f"records with a group column at client {client!r}")
+            mask[:] = np.isin(records.groups, self.groups)
         else:
             for position in self.records:
                 if not 0 <= position < len(records):
-                    raise ArgumentError(
-                        "records", position, f"positions between 0 and {len(records) - 1}, as {client!r} has"
-                    )
+                    expected = f"positions between 0 and {len(records) - 1}, as client {client!r} has"
+                    raise ArgumentError("records", position, expected)
             mask[list(self.records)] = True
         return mask
 
@@ -102,11 +108,22 @@ class DeletionRequest:
         """Marks for every client of a simulation.
 
         Raises:
-            ArgumentError: an unknown client, a position that does not exist, or nothing at all to forget.
+            ArgumentError: an unknown client, a position that does not exist, a group that no record has, or nothing at
+                all to forget.
         """
         if self.client is not None and self.client not in clients:
-            raise ArgumentError("client", self.client, f"one of {sorted(clients)[:12]}")
+            raise ArgumentError("client", self.client, f"one of {', '.join(sorted(clients)[:12])}")
         marks = {name: self.identify(name, records) for name, records in clients.items()}
+        found = {
+            group
+            for name, records in clients.items()
+            if records.groups is not None
+            for group in np.unique(records.groups[marks[name]])
+        }
+        for position, group in enumerate(self.groups):
+            if group not in found:
+                place = "any client" if self.client is None else f"client {self.client!r}"
+                raise ArgumentError(f"groups[{position}]", group, f"a group with at least one record at {place}")
         if not any(mask.any() for mask in marks.values()):
             raise ArgumentError("request", self.describe(), "a request that covers at least one record")
         return marks
@@ -119,4 +136,11 @@ class DeletionRequest:
             place = "every silo" if self.client is None else f"client {self.client}"
             count = len(self.groups)
             return f"all records of {count} {'person' if count == 1 else 'persons'} at {place} are to be forgotten"
-        return f"{len(self.records)} records of client {self.client} are to be forgotten"
+        count = len(self.records)
+        return f"{count} {'record' if count == 1 else 'records'} of client {self.client} are to be forgotten"
+
+
+def _position(value: object) -> int:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    raise ArgumentError("records", value, "whole numbers, positions within the client's records")

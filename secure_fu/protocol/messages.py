@@ -69,7 +69,6 @@ class Domain(StrEnum):
     UPLOAD = "upload"
     ROLL = "roll"
     OPENING = "opening"
-    RELEASE = "release"
 
 
 def digest(data: bytes) -> bytes:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 
 from secure_fu.errors import ArgumentError, ConfigError
 from secure_fu.unlearning.baselines import FineTune, Scratch
 from secure_fu.unlearning.correction import Correction
 from secure_fu.unlearning.guarantee import Baseline, Certified, Exact, Guarantee, Heuristic
+from secure_fu.unlearning.joint import JointRounds
 from secure_fu.unlearning.method import Deletion, UnlearningMethod
-from secure_fu.unlearning.rerun import Rerun
+from secure_fu.unlearning.rerun import Rerun, TrainingRounds
 from secure_fu.unlearning.retrain import Retrain
 from secure_fu.unlearning.rollback import Rollback
 from secure_fu.unlearning.scrub import Scrub
@@ -26,11 +28,13 @@ __all__ = [
     "FineTune",
     "Guarantee",
     "Heuristic",
+    "JointRounds",
     "Rerun",
     "Retrain",
     "Rollback",
     "Scratch",
     "Scrub",
+    "TrainingRounds",
     "UnlearningMethod",
     "method_from_settings",
 ]
@@ -44,21 +48,30 @@ def method_from_settings(name: str, settings: Mapping[str, object]) -> Unlearnin
     """Make a method by its name, with settings as in a configuration file.
 
     Raises:
-        ConfigError: an unknown method or setting, or a value out of its domain.
+        ConfigError: an unknown method or setting, or a value that is of the wrong type or out of its domain; names
+            the dotted key.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError("unlearning.methods", name, f"names among {', '.join(METHODS)}{hint}")
+        raise ConfigError("unlearning.methods", name, f"names among {', '.join(METHODS)}{_hint(name, METHODS)}")
     kind = METHODS[name]
-    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    types = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key, value in settings.items():
         place = f"unlearning.settings.{name}.{key}"
         if key not in known:
-            raise ConfigError(place, value, f"a known setting: {', '.join(known) or 'this method has none'}")
-        if isinstance(value, str) or (isinstance(value, bool) is not (known[key].type == "bool")):
-            raise ConfigError(place, value, f"a value of type {known[key].type}")
+            expected = (
+                f"a setting among {', '.join(known)}{_hint(key, known)}" if known else "no settings for this method"
+            )
+            raise ConfigError(place, value, expected)
+        whole = types[key] is int
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise ConfigError(place, value, "a whole number" if whole else "a number")
     try:
         return kind(**settings)
     except ArgumentError as error:
         raise ConfigError(f"unlearning.settings.{name}.{error.argument}", error.value, error.expected) from error
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

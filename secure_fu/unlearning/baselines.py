@@ -1,4 +1,4 @@
-"""What every heuristic has to beat: a few rounds of training without the data, from the original model or from scratch."""
+"""What every heuristic has to beat: a few rounds without the data, from the original model or from scratch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from typing import ClassVar
 
 from secure_fu.errors import ArgumentError
 from secure_fu.training import TrainingState
-from secure_fu.unlearning.guarantee import Baseline, Exact, Guarantee
+from secure_fu.unlearning.guarantee import Baseline
 from secure_fu.unlearning.method import Deletion
-from secure_fu.unlearning.rerun import Rerun
+from secure_fu.unlearning.rerun import Rerun, TrainingRounds
 
 __all__ = ["FineTune", "Scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _FewRounds(Rerun):
+class _FewRounds(TrainingRounds):
+    """A fixed number of rounds.
+
+    Attributes:
+        length: rounds.
+
+    Raises:
+        ArgumentError: fewer than one.
+    """
+
     length: int = 10
 
     def __post_init__(self) -> None:
@@ -23,6 +32,7 @@ class _FewRounds(Rerun):
             raise ArgumentError("length", self.length, "at least 1 round")
 
     def rounds(self, deletion: Deletion) -> int:
+        """The `length` set."""
         return self.length
 
 
@@ -34,21 +44,21 @@ class FineTune(_FewRounds):
     title: ClassVar[str] = "Fine-tuning"
 
     def start_state(self, deletion: Deletion) -> TrainingState:
+        """The original model, its optimiser at rest."""
         return deletion.original.at_rest()
 
-    def guarantee(self, deletion: Deletion) -> Guarantee:
+    def guarantee(self, deletion: Deletion) -> Baseline:
+        """None: what was learnt from the data stays until other steps wash it out."""
         return Baseline(f"{self.length} more rounds of the original model, without the data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scratch(_FewRounds):
+class Scratch(_FewRounds, Rerun):
     """Train from the public start, without the forgotten data, for `length` rounds only."""
 
     name: ClassVar[str] = "scratch"
     title: ClassVar[str] = "From scratch, few rounds"
 
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        return deletion.states[0]
-
-    def guarantee(self, deletion: Deletion) -> Guarantee:
-        return Exact(f"it is trained from the public start without the data, but for {self.length} rounds only")
+    def checkpoint(self, deletion: Deletion) -> int:
+        """Always 0, the public start."""
+        return 0

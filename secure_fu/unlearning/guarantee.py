@@ -1,10 +1,22 @@
-"""What an unlearning method guarantees about forgetting, as types: no method can claim what it does not compute."""
+"""What an unlearning method guarantees about forgetting, as types: no method can claim what it does not compute.
+
+Only :class:`~secure_fu.unlearning.rerun.Rerun` makes :class:`Exact` and :class:`Certified`, from the checkpoint that
+a run starts from and from the ledger; its subclasses cannot change that. Methods that steer the model instead are
+typed to say :class:`Heuristic`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Baseline", "Certified", "Exact", "Guarantee", "Heuristic"]
+__all__ = ["NOT_ADAPTIVE", "Baseline", "Certified", "Exact", "Guarantee", "Heuristic"]
+
+NOT_ADAPTIVE = "the request and the settings of the run were not chosen after seeing models that the data had a part in"
+"""Under which requests a claim holds: adaptive ones weaken it (Gupta et al. 2021, arXiv 2106.04378)."""
+
+
+def _assumed(assumptions: tuple[str, ...]) -> str:
+    return "".join(f" Assumed: {assumption}." for assumption in assumptions)
 
 
 @dataclass(frozen=True)
@@ -13,13 +25,16 @@ class Exact:
 
     Attributes:
         reason: why, in plain words.
+        assumptions: under which it holds.
     """
 
     reason: str
+    assumptions: tuple[str, ...]
     kind: str = "exact"
 
     def describe(self) -> str:
-        return f"Exact: {self.reason}"
+        """The claim in plain words."""
+        return f"Exact: {self.reason}.{_assumed(self.assumptions)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +55,11 @@ class Certified:
     kind: str = "certified"
 
     def describe(self) -> str:
+        """The claim in plain words."""
         bound = "unbounded" if self.epsilon is None else f"{self.epsilon:.2f}"
         units = "one unit" if self.group_size == 1 else f"a group of {self.group_size} units"
-        assumed = " ".join(f"Assumed: {assumption}." for assumption in self.assumptions)
-        return f"Certified: epsilon {bound} at delta {self.delta:g} for {units}; {self.reason}. {assumed}"
+        claim = f"epsilon {bound} at delta {self.delta:g} for {units}"
+        return f"Certified: {claim}; {self.reason}.{_assumed(self.assumptions)}"
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class Heuristic:
     kind: str = "heuristic"
 
     def describe(self) -> str:
+        """The claim in plain words."""
         return f"Heuristic: {self.reason}. No proof that the data is forgotten; only the audit speaks."
 
 
@@ -73,6 +90,7 @@ class Baseline:
     kind: str = "baseline"
 
     def describe(self) -> str:
+        """The claim in plain words."""
         return f"Baseline: {self.reason}. It promises nothing."
 
 

@@ -24,8 +24,8 @@ class Deletion:
         states: the state after each training round, `states[0]` before the first; all functions of released sums.
         joined_at: number of rounds done before the forgotten units could first take part; 0 where that is not known.
         forgotten_units: how many units are to be forgotten, the size of the group that a certificate is about.
-        unit_epsilon: epsilon that a group of the forgotten units' size had paid after a number of training rounds, from the
-            ledger, for the units that paid most; None where it is infinite.
+        unit_epsilon: epsilon that a group of the forgotten units' size had paid after a number of training rounds,
+            from the ledger, for the units that paid most; None where it is infinite.
         delta: at which epsilon is stated.
     """
 
@@ -38,7 +38,9 @@ class Deletion:
 
     def __post_init__(self) -> None:
         if len(self.states) != self.recipe.rounds + 1:
-            raise ArgumentError("states", f"{len(self.states)} states", f"{self.recipe.rounds + 1}, one a round and one")
+            raise ArgumentError(
+                "states", f"{len(self.states)} states", f"{self.recipe.rounds + 1}, one a round and one"
+            )
         if not 0 <= self.joined_at <= self.recipe.rounds:
             raise ArgumentError("joined_at", self.joined_at, f"between 0 and {self.recipe.rounds}")
         if self.forgotten_units < 1:
@@ -53,8 +55,9 @@ class Deletion:
 class UnlearningMethod(ABC):
     """One way to forget, on secure sums only.
 
-    A method is a frozen dataclass of its public settings. Its client-side code is a :class:`~secure_fu.protocol.LocalTask`
-    over a :class:`~secure_fu.training.Silo`; its server-side code sees released sums and nothing else.
+    A method is a frozen dataclass of its public settings. Its client-side code is a
+    :class:`~secure_fu.protocol.LocalTask` over a :class:`~secure_fu.training.Silo`; its server-side code sees
+    released sums and nothing else.
     """
 
     name: ClassVar[str]

@@ -1,24 +1,36 @@
-"""What retraining, rollback and the baselines share: training rounds without the forgotten data, from some released state."""
+"""Training rounds without the forgotten data: what retraining, rollback and the baselines share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from typing import final
 
 from secure_fu.privacy import Phase
 from secure_fu.protocol import LocalTask, SecureSums
 from secure_fu.training import OnRound, Silo, TrainingState, no_observer, train, training_task
+from secure_fu.unlearning.guarantee import NOT_ADAPTIVE, Certified, Exact
 from secure_fu.unlearning.method import Deletion, UnlearningMethod
 
-__all__ = ["Rerun"]
+__all__ = ["Rerun", "TrainingRounds"]
 
 
-class Rerun(UnlearningMethod):
-    """Run training rounds in which every client leaves its own forgotten records out."""
+class TrainingRounds(UnlearningMethod):
+    """Run training rounds in which every client leaves its own forgotten records out.
 
+    Formal guarantees:
+        No sum of these rounds is a function of a forgotten record, nor of how many there are: every upload looks the
+        same. A client that leaves altogether sends zero and its noise share.
+    """
+
+    @final
     def client_tasks(self, silo: Silo) -> Mapping[str, LocalTask]:
+        """The code of training; it leaves forgotten records out."""
         return {self.purpose: training_task(silo)}
 
+    @final
     def run(self, sums: SecureSums, deletion: Deletion, on_round: OnRound = no_observer) -> TrainingState:
+        """See :meth:`UnlearningMethod.run`."""
         return train(
             sums,
             deletion.recipe,
@@ -29,3 +41,46 @@ class Rerun(UnlearningMethod):
             forgotten_rate=0.0,
             on_round=on_round,
         )
+
+
+class Rerun(TrainingRounds):
+    """Train on, without the forgotten data, from one of the states that training went through.
+
+    Formal guarantees:
+        Exact if the ledger charged the forgotten units nothing up to that state; otherwise certified, with what it
+        charged those units, as a group: all that follows is post-processing of the state and fresh sums without them.
+        Optimiser state goes back with the model.
+    """
+
+    @abstractmethod
+    def checkpoint(self, deletion: Deletion) -> int:
+        """Number of training rounds behind the state that a run starts from; public, known beforehand."""
+
+    @final
+    def start_state(self, deletion: Deletion) -> TrainingState:
+        """The state at the checkpoint, with the optimiser as it was then."""
+        return deletion.states[self.checkpoint(deletion)]
+
+    @final
+    def guarantee(self, deletion: Deletion) -> Exact | Certified:
+        """What follows from the checkpoint and the ledger; no subclass can claim more."""
+        kept = self.checkpoint(deletion)
+        paid = deletion.unit_epsilon(kept)
+        if paid == 0.0:
+            return Exact(self._why_exact(kept, deletion), assumptions=(NOT_ADAPTIVE,))
+        return Certified(
+            epsilon=paid,
+            delta=deletion.delta,
+            group_size=deletion.forgotten_units,
+            reason=f"it goes back to round {kept}, up to which the ledger charged the forgotten units this much",
+            assumptions=(NOT_ADAPTIVE,),
+        )
+
+    def _why_exact(self, kept: int, deletion: Deletion) -> str:
+        if kept > 0:
+            return (
+                f"it goes back to round {kept}, before the data took part, and trains on without it, with fresh noise"
+            )
+        again = "it is trained again without the data, with fresh noise, under the same public settings"
+        rounds = self.rounds(deletion)
+        return again if rounds == deletion.recipe.rounds else f"{again}, but for {rounds} rounds only"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from secure_fu.training import TrainingState
-from secure_fu.unlearning.guarantee import Exact, Guarantee
 from secure_fu.unlearning.method import Deletion
 from secure_fu.unlearning.rerun import Rerun
 
@@ -21,10 +19,9 @@ class Retrain(Rerun):
     title: ClassVar[str] = "Retrained from scratch"
 
     def rounds(self, deletion: Deletion) -> int:
+        """As many as training took."""
         return deletion.recipe.rounds
 
-    def guarantee(self, deletion: Deletion) -> Guarantee:
-        return Exact("it is trained again without the data, with fresh noise, under the same public settings")
-
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        return deletion.states[0]
+    def checkpoint(self, deletion: Deletion) -> int:
+        """Always 0, the public start."""
+        return 0

@@ -396,11 +396,11 @@ def test_the_largest_coefficient_is_accepted() -> None:
 def test_the_number_of_blocks_must_fit_the_length() -> None:
     key, public = fresh()
     blocks = decode(_Upload, BFV.encrypt(public, np.ones(2 * N, dtype=np.int64))).blocks
-    for length, given in ((2 * N, blocks[:1]), (N, blocks), (N, ()), (2 * N + 1, blocks)):
+    for length, kept in ((2 * N, blocks[:1]), (N, blocks), (N, ()), (2 * N + 1, blocks)):
         with pytest.raises(CiphertextError, match="blocks for"):
-            BFV.accumulator(public, length).add(upload_of(public, *given, length=length))
+            BFV.accumulator(public, length).add(upload_of(public, *kept, length=length))
         with pytest.raises(CiphertextError, match="blocks for"):
-            BFV.open(key, total_of(key, *given, length=length), length=length, bound=1)
+            BFV.open(key, total_of(key, *kept, length=length), length=length, bound=1)
 
 
 def test_blocks_have_one_length() -> None:

@@ -1,0 +1,128 @@
+"""Rounds in which the retained data trains on while forgotten units contribute what a method makes of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fu.errors import ArgumentError
+from secure_fu.privacy import Phase, Unit
+from secure_fu.protocol import RoundTerms, SecureSums
+from secure_fu.protocol.sums import RandomStream
+from secure_fu.training import OnRound, Silo, TrainingState, TrainingTask, no_observer, sample_units
+from secure_fu.unlearning.guarantee import Heuristic
+from secure_fu.unlearning.method import Deletion, UnlearningMethod
+
+__all__ = ["JointRounds", "JointTask"]
+
+
+class JointTask(ABC):
+    """A client's code for a joint round: the training step of retained units plus what forgotten units contribute.
+
+    Formal guarantees:
+        Every unit contributes once, with L2 norm at most the clip norm, given that the subclass bounds what it adds. A
+        group of which some records are forgotten does not train in these rounds, or it would contribute twice.
+
+    Args:
+        silo: the client's private side.
+    """
+
+    def __init__(self, silo: Silo) -> None:
+        self._silo = silo
+
+    @final
+    def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
+        """See :class:`~secure_fu.protocol.LocalTask`."""
+        silo = self._silo
+        total = TrainingTask(_apart_from_forgotten_groups(silo, terms.unit)).contribution(model, terms, stream)
+        if not silo.forgotten.any():
+            return total
+        if terms.unit is Unit.CLIENT:
+            return self._of_client(total, model, terms)
+        sampled = sample_units(silo.records, terms.unit, terms.forgotten_rate, stream) & silo.forgotten
+        return total + self._of_units(sampled, model, terms)
+
+    @abstractmethod
+    def _of_units(
+        self, sampled: NDArray[np.bool_], model: NDArray[np.float32], terms: RoundTerms
+    ) -> NDArray[np.float64]:
+        """Sum over the forgotten records or groups in `sampled` (n,) of contributions of norm at most the clip norm."""
+
+    @abstractmethod
+    def _of_client(
+        self, retained: NDArray[np.float64], model: NDArray[np.float32], terms: RoundTerms
+    ) -> NDArray[np.float64]:
+        """The whole contribution, of norm at most the clip norm, of a client that has something to forget.
+
+        Args:
+            retained: what training on its retained records contributes, norm at most the clip norm; zero if it leaves.
+        """
+
+
+def _apart_from_forgotten_groups(silo: Silo, unit: Unit) -> Silo:
+    groups = silo.records.groups
+    if unit is not Unit.GROUP or groups is None:
+        return silo
+    return silo.forgetting(np.isin(groups, groups[silo.forgotten]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointRounds(UnlearningMethod):
+    """A few rounds from the original model, its optimiser at rest; in each, one sum holds both kinds of contributions.
+
+    Both in one sum: its noise is paid for once, and what is retained holds the model while the rest is pulled out.
+    Forgotten units are sampled at the rate of training, so that a round costs them what a training round costs.
+
+    Attributes:
+        length: rounds.
+        rate_factor: the learning rate over that of training.
+
+    Raises:
+        ArgumentError: a setting is out of its domain.
+    """
+
+    length: int = 10
+    rate_factor: float = 1.0
+
+    what: ClassVar[str]
+    """What the rounds do, as the end of a sentence that begins with their number."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ArgumentError("length", self.length, "at least 1 round")
+        if not 0.0 < self.rate_factor < float("inf"):
+            raise ArgumentError("rate_factor", self.rate_factor, "a positive finite number")
+
+    @final
+    def rounds(self, deletion: Deletion) -> int:
+        """The `length` set."""
+        return self.length
+
+    @final
+    def start_state(self, deletion: Deletion) -> TrainingState:
+        """The original model, its optimiser at rest."""
+        return deletion.original.at_rest()
+
+    @final
+    def guarantee(self, deletion: Deletion) -> Heuristic:
+        """No more than what the rounds do, in words."""
+        return Heuristic(f"{self.length} rounds {self.what}")
+
+    @final
+    def run(self, sums: SecureSums, deletion: Deletion, on_round: OnRound = no_observer) -> TrainingState:
+        """See :meth:`UnlearningMethod.run`."""
+        recipe, state = deletion.recipe, self.start_state(deletion)
+        for _ in range(self.length):
+            request = recipe.request(
+                purpose=self.purpose,
+                phase=Phase.UNLEARNING,
+                model=state.model,
+                forgotten_rate=recipe.sampling_rate,
+            )
+            state = state.step(sums.secure_sum(request), recipe, rate_factor=self.rate_factor)
+            on_round(state)
+        return state
