@@ -103,27 +103,32 @@ class Simulation:
     def run(self) -> dict[str, object]:
         """Run everything, write the run directory, return the result.
 
-        A run that ends early, by an error or by the user, leaves config, ledger, transcript, the models so far and a
-        result marked incomplete; a note on the exception says where.
+        A run that ends early, even one that is killed, leaves config, ledger, transcript, the models so far and a
+        result marked incomplete; where there is an exception, a note on it says where.
 
         Raises:
             BudgetExceededError, RoundAborted: a round could not be run.
         """
         try:
             with self._federation:
+                self._save_unfinished()
                 self._train()
                 for method in self._methods:
+                    self._save_unfinished()
                     self._unlearn(method)
             self._progress.phase("writing the report", 1)
             result = self._results.to_dict(complete=True)
             write_report(result, self._directory.path)
             self._directory.write_json("result.json", result)
         except BaseException as error:
-            self._directory.write_json("result.json", self._results.to_dict(complete=False))
+            self._save_unfinished()
             error.add_note(f"what was done is in {self._directory.path}, marked incomplete")
             raise
         self._progress.advance()
         return result
+
+    def _save_unfinished(self) -> None:
+        self._directory.write_json("result.json", self._results.to_dict(complete=False))
 
     def _train(self) -> None:
         self._progress.phase("training", self._config.training.rounds)

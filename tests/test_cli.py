@@ -468,6 +468,23 @@ def test_an_interrupt_leaves_a_consistent_directory(
         assert len(ledger.pending()) <= 1
 
 
+def test_a_run_that_is_killed_leaves_a_result_that_is_not_complete(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [COMMAND, "simulate", *SMALL, "--set", "training.rounds=300", "--scheme", "plain", "--out", str(out)]
+    with subprocess.Popen(words, env=environment()) as process:
+        deadline = time.monotonic() + 90.0
+        while len(branches_of(out)) < 3 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    validate_result(result)
+    assert result["complete"] is False
+    assert not list(out.rglob("*.part"))
+    shown = run("ledger", str(out), cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "original" in shown.stdout
+
+
 # Terminals
 
 

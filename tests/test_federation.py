@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +17,9 @@ from secure_fu.errors import (
     ArgumentError,
     BudgetExceededError,
     CohortTooSmall,
-    PolicyRefusal,
+    OpeningError,
     ProtocolError,
+    RoundAborted,
     SecureFUError,
 )
 from secure_fu.federation import Federation
@@ -27,7 +27,7 @@ from secure_fu.learning import Records, mlp
 from secure_fu.planning import make_plan
 from secure_fu.privacy import GaussianSumEvent, Phase, Subject, Unit, assured_clients, renyi_epsilon
 from secure_fu.privacy.ledger_records import EventStatus
-from secure_fu.protocol import Server
+from secure_fu.protocol import KeyHolder, Server
 from secure_fu.protocol.messages import Upload
 from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub
 
@@ -101,9 +101,9 @@ REQUESTS = {
     Unit.CLIENT: DeletionRequest.whole_client("silo-1"),
 }
 METHODS = {
-    Unit.RECORD: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=2, forgetting_rounds=1), Correction(length=2)),
-    Unit.GROUP: (Retrain(), Scrub(length=2, forgetting_rounds=1), Correction(length=1), FineTune(length=1)),
-    Unit.CLIENT: (Retrain(), Rollback(checkpoint_every=1), Correction(length=2), Scratch(length=1)),
+    Unit.RECORD: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=2), Correction(length=2)),
+    Unit.GROUP: (Retrain(), Scrub(length=2), Correction(length=1), FineTune(length=1)),
+    Unit.CLIENT: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=1), Correction(length=2), Scratch(length=1)),
 }
 
 
@@ -153,6 +153,7 @@ def test_epsilon_of_forgotten_and_retained_units_by_phase(unit):
             (Retrain(), 2, 0),
             (FineTune(length=1), 1, 0),
             (Correction(length=2), 2, 2),
+            (Scrub(length=1), 1, 1),
         ):
             found = entries(federated.unlearn(REQUESTS[unit], method))
             assert found == {
@@ -164,18 +165,6 @@ def test_epsilon_of_forgotten_and_retained_units_by_phase(unit):
                 (Subject.RETAINED, Phase.BOTH): paid(2 + retained),
             }
         assert 0.0 < renyi_epsilon({event: 4}, delta=1e-5) <= federated.budget.epsilon
-
-
-def test_scrub_charges_forgotten_units_in_forgetting_rounds_and_retained_ones_in_the_others():
-    with federation() as federated:
-        federated.train()
-        federated.unlearn(REQUESTS[Unit.RECORD], Scrub(length=3, forgetting_rounds=2, forgotten_rate=0.25))
-        charges = [event.charges for event in federated.ledger.events("unlearn/scrub")]
-    forgetting = [charge for charge in charges if charge[Subject.FORGOTTEN] is not None]
-    assert len(forgetting) == 2
-    assert all(charge[Subject.RETAINED] is None for charge in forgetting)
-    assert all(charge[Subject.FORGOTTEN].sampling_rate == 0.25 for charge in forgetting)
-    assert [charge[Subject.RETAINED].sampling_rate for charge in charges if charge not in forgetting] == [0.5]
 
 
 def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_back_before_it():
@@ -198,11 +187,8 @@ def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_bac
         assert certified.guarantee.epsilon == pytest.approx(found[Subject.FORGOTTEN, Phase.TRAINING])
 
 
-@pytest.mark.xfail(
-    reason="joins counts round numbers; asked-again rounds make them run ahead of the states", strict=True
-)
-def test_rollback_is_exact_only_from_before_the_client_took_part_also_when_rounds_were_asked_for_again():
-    failing = {(0, name) for name in ("silo-0", "silo-1")} | {(1, name) for name in ("silo-0", "silo-1")}
+def test_rollback_goes_back_before_the_client_took_part_also_when_rounds_were_asked_for_again():
+    failing = {(number, name) for number in (0, 1) for name in ("silo-0", "silo-1")}
     with federation(
         clients=silos(5),
         minimum=4,
@@ -211,12 +197,31 @@ def test_rollback_is_exact_only_from_before_the_client_took_part_also_when_round
         vanishes=lambda number, name: (number, name) in failing,
     ) as federated:
         federated.train()
-        federated_rounds = [event for event in federated.ledger.events("original") if event.participants is not None]
-        before = [event for event in federated_rounds if "silo-4" in event.participants]
-        unlearned_from = Rollback(checkpoint_every=1).checkpoint(
-            federated.deletion(DeletionRequest.whole_client("silo-4"))
-        )
-        assert federated_rounds.index(before[0]) >= unlearned_from
+        assert federated.ledger.rounds("original") == (2, 3, 4, 5)
+        request = DeletionRequest.whole_client("silo-4")
+        took_part = ["silo-4" in federated.ledger.participants("original", number) for number in (2, 3, 4, 5)]
+        assert Rollback(checkpoint_every=1).checkpoint(federated.deletion(request)) == took_part.index(True)
+
+
+@pytest.mark.xfail(reason="a spent round without release moves the ledger ahead of the states", strict=True)
+def test_rollback_goes_back_before_the_client_took_part_also_when_a_round_was_spent_without_release(monkeypatch):
+    # Round 0 is spent and releases nothing; so the late joiner's first release, of round 1, is the first one of all.
+    opened = KeyHolder.open
+
+    def open_but_the_first(key_holder, roll):
+        if len(list(federated.ledger.events("original"))) == 1:
+            raise OpeningError("out of range")
+        return opened(key_holder, roll)
+
+    monkeypatch.setattr(KeyHolder, "open", open_but_the_first)
+    with federation(clients=silos(5), rounds=3, joins={"silo-4": 1}) as federated:
+        with pytest.raises(RoundAborted):
+            federated.train()
+        federated.train()
+        request = DeletionRequest.whole_client("silo-4")
+        assert "silo-4" in federated.ledger.participants("original", 1)
+        assert Rollback(checkpoint_every=1).checkpoint(federated.deletion(request)) == 0
+        assert federated.deletion(request).unit_epsilon(1) > 0.0
 
 
 def test_the_same_method_twice_is_two_branches_with_noise_of_their_own():
@@ -298,29 +303,16 @@ class Sizes:
         return [size for client, size, _ in self.uploads if client == name]
 
 
-@pytest.mark.parametrize("method", [Retrain(), Correction(length=4), Scrub(length=4, forgetting_rounds=2)])
-def test_without_encryption_every_upload_has_the_same_length_whoever_unlearns(monkeypatch, method):
+@pytest.mark.parametrize("scheme_name", ["bfv", "plain"])
+@pytest.mark.parametrize("method", [Retrain(), Correction(length=2), Scrub(length=2)])
+def test_every_upload_has_the_same_length_whoever_unlearns(monkeypatch, method, scheme_name):
     sizes = Sizes(monkeypatch)
-    with federation(rounds=4) as federated:
+    with federation(scheme_name=scheme_name) as federated:
         federated.train()
         federated.unlearn(DeletionRequest.whole_client("silo-1"), method)
-    assert len(sizes.uploads) == 4 * (4 + 4)
+    assert len(sizes.of("silo-1")) == len(sizes.of("silo-0")) == 2 + 2, "who leaves uploads every time"
     assert len({size for _, size, _ in sizes.uploads}) == 1
-
-
-def test_the_sizes_of_encrypted_uploads_do_not_tell_who_leaves(monkeypatch):
-    sizes = Sizes(monkeypatch)
-    with federation(rounds=10, scheme_name="bfv") as federated:
-        federated.train()
-        sizes.uploads.clear()
-        federated.unlearn(DeletionRequest.whole_client("silo-1"), Retrain())
-    leaving, staying = sizes.of("silo-1"), sizes.of("silo-0") + sizes.of("silo-2") + sizes.of("silo-3")
-    assert (len(leaving), len(staying)) == (10, 30), "who leaves uploads every time"
-    # SEAL compresses: sizes jitter with the random ciphertext, by well under a thousandth.
-    jitter = statistics.stdev(staying)
-    assert jitter < 0.001 * statistics.mean(staying)
-    assert abs(statistics.mean(leaving) - statistics.mean(staying)) < 6.0 * jitter * (1 / 10 + 1 / 30) ** 0.5
-    assert max(sizes.of("silo-1")) < 1.002 * min(staying)
+    assert len({box for _, _, box in sizes.uploads}) == 1
 
 
 def test_who_vanishes_is_not_in_the_sum_and_not_charged():
@@ -341,11 +333,11 @@ def test_too_few_for_the_minimum_cohort_end_training_without_release():
         assert federated.training_traffic == ()
 
 
-def test_a_cohort_below_the_minimum_is_refused_before_anything_is_reserved():
-    with federation(joins={"silo-0": 1, "silo-1": 1}) as federated:
-        with pytest.raises(PolicyRefusal, match="cohort"):
-            federated.train()
-        assert list(federated.ledger.events()) == []
+@pytest.mark.parametrize("arguments", [{"joins": {"silo-0": 1, "silo-1": 1}}, {"clients": silos(2)}])
+def test_fewer_clients_than_the_minimum_cohort_are_refused_at_once(tmp_path, arguments):
+    with pytest.raises(ArgumentError, match="minimum_cohort is 3; expected at most 2"):
+        federation(directory=tmp_path, plan=plan_for(mlp(5, (), 3, 0)), **arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_exhausted_budget_ends_training_and_keeps_what_was_done():
@@ -425,13 +417,6 @@ def test_every_branch_follows_the_original_in_the_transcript(tmp_path):
             federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
     lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
     assert [line["previous"] for line in lines[2:]] == [lines[1]["hash"]] * 2
-
-
-def test_worker_processes_encrypt_the_same(tmp_path):
-    with federation(scheme_name="bfv", rounds=1, encryption_processes=1) as federated:
-        federated.train()
-        assert federated.ledger.participants("original", 0) == federated.clients
-        assert np.abs(federated.state.model.vector).max() < 100.0
 
 
 def test_parties_have_fresh_keys_in_every_federation():

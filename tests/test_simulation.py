@@ -36,7 +36,6 @@ FULL = (
     "deletion.joined_at=2",
     "unlearning.settings.rollback.checkpoint_every=2",
     "unlearning.settings.scrub.length=3",
-    "unlearning.settings.scrub.forgetting_rounds=2",
     "unlearning.settings.correction.length=2",
     "unlearning.settings.finetune.length=1",
     "unlearning.settings.scratch.length=2",
@@ -327,7 +326,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SEED_METHODS = 'unlearning.methods=["scrub", "correction"]'
-SHORT = ("unlearning.settings.scrub.length=2", "unlearning.settings.scrub.forgetting_rounds=1")
+SHORT = ("unlearning.settings.scrub.length=2", "unlearning.settings.correction.length=1")
 
 
 def scores(result: dict[str, Any]) -> dict[str, Any]:
@@ -338,7 +337,7 @@ def scores(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_deterministic_runs_are_equal_bit_by_bit_and_insecure(tmp_path: Path) -> None:
-    config = small(SEED_METHODS, *SHORT, "unlearning.settings.correction.length=1")
+    config = small(SEED_METHODS, *SHORT)
     results = [Simulation(config, tmp_path / name, insecure_deterministic=True).run() for name in ("first", "second")]
     assert scores(dict(results[0])) == scores(dict(results[1]))
     for row in ("original", "retrained", "scrub", "correction"):
@@ -440,13 +439,20 @@ def test_an_interrupted_run_says_so_and_keeps_what_was_done(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_method_beyond_the_budget_ends_the_run_and_keeps_the_rest(tmp_path: Path) -> None:
-    settings = ('unlearning.methods=["scrub"]', "unlearning.settings.scrub.forgotten_rate=1.0")
-    with pytest.raises(BudgetExceededError, match="unlearn/scrub"):
-        Simulation(small(*settings, "protocol.scheme=plain"), tmp_path / "run").run()
+def test_a_method_beyond_the_budget_ends_the_run_and_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a plan that does not know of the ten rounds of fine-tuning
+    monkeypatch.setattr("secure_fu.simulation._longest_branch", lambda config: config.training.rounds)
+    config = small('unlearning.methods=["finetune"]', "protocol.scheme=plain")
+    with pytest.raises(BudgetExceededError, match="unlearn/finetune"):
+        Simulation(config, tmp_path / "run").run()
     result = read_json(tmp_path / "run")
     validate_result(result)
     assert (result["complete"], [row["name"] for row in result["rows"]]) == (False, ["original", "retrained"])
+    with PrivacyLedger.open(tmp_path / "run" / "ledger.sqlite", read_only=True) as ledger:
+        assert len(ledger.rounds("unlearn/finetune")) == 2
+        assert ledger.pending() == ()
 
 
 @pytest.mark.usefixtures("quick")
@@ -471,7 +477,7 @@ def test_a_short_training_pays_for_longer_methods(tmp_path: Path) -> None:
         (
             ['unlearning.methods=["scrub"]', "unlearning.settings.scrub.lenght=3"],
             ConfigError,
-            "unlearning.settings.scrub.lenght is 3; expected a known setting: length",
+            "unlearning.settings.scrub.lenght is 3; expected a setting among length,",
         ),
         (
             ['unlearning.methods=["scrub"]', "unlearning.settings.scrub.length=0"],
@@ -479,9 +485,9 @@ def test_a_short_training_pays_for_longer_methods(tmp_path: Path) -> None:
             "unlearning.settings.scrub.length is 0; expected at least 1",
         ),
         (
-            ['unlearning.methods=["scrub"]', "unlearning.settings.scrub.normalise=1"],
+            ['unlearning.methods=["scrub"]', "unlearning.settings.scrub.length=2.5"],
             ConfigError,
-            "unlearning.settings.scrub.normalise is 1; expected a value of type bool",
+            "unlearning.settings.scrub.length is 2.5; expected a whole number",
         ),
         (["deletion.scope=group", 'deletion.groups=["a"]'], ConfigError, "deletion.scope"),
         (["deletion.client=silo-77"], ConfigError, "deletion.client"),

@@ -23,10 +23,11 @@ Assumes
 
 How many ciphertexts a sum can hold
     SEAL decrypts the phase c0 + c1 s = (q/t) M + V mod q to M exactly while |V| < (q/t) (1/2 - 1/gamma), where gamma is
-    an auxiliary prime of 61 bits (Bajard, Eynard, Hasan, Zucca 2016, section 3). V of a sum is the sum of the terms of
-    its ciphertexts. Each is encrypted as SEAL does since version 3.4: a public-key encryption of zero modulo q P,
-    divided by P and rounded, plus round((q/t) m). With N, B = 21 (the largest error of SEAL's centred binomial sampler;
-    19 for its clipped Gaussian) and ternary s and u, every coefficient of the noise of a fresh ciphertext is at most
+    an auxiliary prime of 61 bits (Bajard, Eynard, Hasan, Zucca, SAC 2016). V of a sum is the sum of the terms of its
+    ciphertexts. Each is encrypted as SEAL 4 does: a public-key encryption of zero modulo q P, divided by P and rounded,
+    plus round((q/t) m); a test measures that the noise is that of this procedure. With N, B = 21 (the largest error of
+    SEAL's centred binomial sampler; 19 for its clipped Gaussian) and ternary s and u, every coefficient of the noise of
+    a fresh ciphertext is at most
 
         v  =  N B + B + N B, over P     u e + e1 + e2 s, the noise of the encryption of zero, divided by P
             + 1/2 + N/2                 rounding c0, and rounding c1 times s
@@ -34,7 +35,7 @@ How many ciphertexts a sum can hold
 
     so sums of n are exact for every n <= (q/t) (1/2 - 1/gamma) / v. This is a worst case, not a tail bound: the
     probability of failure is zero. That matters, because bounds that take ciphertexts to be independent do not hold
-    when a server adds one ciphertext many times (Cheon, Choe, Passelegue, Stehle, Suvanto 2024/116).
+    when a server adds one ciphertext many times (the attacks on exact schemes of ePrint 2024/116).
 """
 
 from __future__ import annotations

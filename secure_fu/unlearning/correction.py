@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,21 @@ from secure_fu.unlearning.joint import JointRounds, JointTask
 __all__ = ["Correction"]
 
 
+# A unit's history is the same in every round; so many bytes of histories are kept from one round to the next.
+_KEPT_BYTES: Final = 2**28
+
+
 class _CorrectionTask(JointTask):
+    def __init__(self, silo: Silo) -> None:
+        super().__init__(silo)
+        self._kept: dict[int, NDArray[np.float64]] = {}
+
     def _of_units(
         self, sampled: NDArray[np.bool_], model: NDArray[np.float32], terms: RoundTerms
     ) -> NDArray[np.float64]:
         total = np.zeros(len(model))
         for unit in _units(self._silo.records, sampled, terms.unit):
-            total -= clip_l2(self._history(unit, terms), terms.clip_norm)
+            total -= self._clipped_history(unit, terms)
         return total
 
     def _of_client(
@@ -39,15 +47,21 @@ class _CorrectionTask(JointTask):
         # The server descends, so the sum of the client's updates is sent as it is to take it back.
         return retained if own is None or not self._silo.leaves else clip_l2(own, terms.clip_norm)
 
-    def _history(self, unit: NDArray[np.bool_], terms: RoundTerms) -> NDArray[np.float64]:
-        """Sum of what one unit contributed to training, recomputed from the models that it was contributed to."""
+    def _clipped_history(self, unit: NDArray[np.bool_], terms: RoundTerms) -> NDArray[np.float64]:
+        """Sum of what one unit contributed to training, recomputed from the models of then, clipped as a whole."""
         silo = self._silo
+        first = int(np.argmax(unit))
+        if first in self._kept:
+            return self._kept[first]
         total = np.zeros(silo.model.dimension)
         for entry in silo.history:
             part = entry.sampled & unit
             if part.any():
                 total += clipped_gradients(silo, entry.model, silo.records.subset(part), terms)
-        return total
+        clipped = clip_l2(total, terms.clip_norm)
+        if (len(self._kept) + 1) * clipped.nbytes <= _KEPT_BYTES:
+            self._kept[first] = clipped
+        return clipped
 
 
 def _units(records: Records, sampled: NDArray[np.bool_], unit: Unit) -> Iterator[NDArray[np.bool_]]:

@@ -22,7 +22,7 @@ METHODS = (
     Retrain(),
     Retrain(),  # a branch of its own, also the second time
     Rollback(checkpoint_every=1),
-    Scrub(length=2, forgetting_rounds=1),
+    Scrub(length=2),
     Correction(length=2),
     FineTune(length=1),
     Scratch(length=1),

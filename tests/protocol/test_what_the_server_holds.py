@@ -265,7 +265,7 @@ def built(tmp_path_factory):
 def test_the_walk_finds_keys_streams_and_foreign_identities(built):
     machines, _, wanted = built
     key = machines.scheme.generate_key()
-    for secret in (key, key._look(), OsRandomness().stream("noise"), machines.identities["client-1"]):
+    for secret in (key, key._secret, OsRandomness().stream("noise"), machines.identities["client-1"]):
         machines.server._transcript.kept = [secret]
         try:
             assert exposures(machines.server, wanted)
