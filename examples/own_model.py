@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from secure_fu import (
@@ -22,8 +21,6 @@ from secure_fu import (
     make_plan,
     membership_audit,
 )
-from secure_fu.learning import accuracy
-from secure_fu.training import TrainingState
 
 CLINICS, PATIENTS, RECORDINGS, SAMPLES = 4, 100, 6, 32
 
@@ -52,9 +49,10 @@ def recordings(clinic: str, patients: int, random: np.random.Generator) -> Recor
     return Records.from_arrays(signals[:, None, :], labels, groups=list(names))
 
 
-def vector(state: TrainingState) -> NDArray[np.float64]:
-    """The parameters of a released model."""
-    return state.model.vector.astype(np.float64)
+def accuracy(module: nn.Module, records: Records) -> float:
+    """Share of records that the module labels right."""
+    with torch.no_grad():
+        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
 
 
 def main() -> None:
@@ -79,11 +77,12 @@ def main() -> None:
 
     with Federation(model, clients, plan=plan) as federation:
         original = federation.train()
-        print(f"original: accuracy {accuracy(federation.model, vector(original), held_out):.2f}")
+        print(f"original: accuracy {accuracy(federation.module_of(original), held_out):.2f}")
         for method in methods:
             after = federation.unlearn(request, method)
-            audit = membership_audit(federation.model, vector(after.state), members=patient, non_members=held_out)
-            print(f"\n{after.method}: accuracy {accuracy(federation.model, vector(after.state), held_out):.2f}")
+            module = federation.module_of(after.state)
+            audit = membership_audit(module, members=patient, non_members=held_out)
+            print(f"\n{after.method}: accuracy {accuracy(module, held_out):.2f}")
             print(after.guarantee.describe())
             print(
                 f"Membership attack on the {len(patient)} recordings: "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from secure_fu.audit import MembershipAudit, membership_audit
 from secure_fu.learning import FlatModel, Records, accuracy, mean_loss
@@ -67,9 +68,14 @@ class Evaluator:
             forget_loss=mean_loss(self._model, vector, self.forgotten),
             backdoor_success=backdoor_success,
             membership=membership_audit(
-                self._model, vector, members=self.forgotten, non_members=self._scenario.held_out
+                self._loaded(vector), members=self.forgotten, non_members=self._scenario.held_out
             ),
         )
+
+    def _loaded(self, vector: NDArray[np.float64]) -> nn.Module:
+        flat = FlatModel(self._model.module)
+        flat.load(vector)
+        return flat.module
 
 
 def _parameters(model: ReleasedModel) -> NDArray[np.float64]:

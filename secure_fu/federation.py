@@ -11,9 +11,8 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import ArgumentError, ProtocolError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.planning import Plan
-from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, PrivacyLedger, Subject, Unit, renyi_epsilon
+from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, LedgerEvent, PrivacyLedger, Subject, Unit, renyi_epsilon
 from secure_fu.protocol import (
     Client,
     InProcessSums,
@@ -123,20 +122,23 @@ class Federation:
         self._randomness = OsRandomness() if randomness is None else randomness
         self._vanishes = vanishes
         self._pool = EncryptionPool(scheme_name, encryption_processes) if encryption_processes else None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if directory is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
-            directory = Path(self._scratch.name)
-        self._directory = directory
         self._joins = dict(joins or {})
         for name in self._joins:
             if name not in clients:
                 raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
+        for name in (SERVER, KEY_HOLDER):
+            if name in clients:
+                raise ArgumentError("clients", name, f"names other than {SERVER!r} and {KEY_HOLDER!r}")
         present = len(self._cohort_of(clients, 0))
         if plan.minimum_cohort > present:
             raise ArgumentError(
                 "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
             )
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
+            directory = Path(self._scratch.name)
+        self._directory = directory
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._silos = {
@@ -154,7 +156,7 @@ class Federation:
             unit=recipe.unit,
             clip_norm=recipe.clip_norm,
             noise_multiplier=recipe.noise_multiplier,
-            sampling_rate=1.0,
+            sampling_rate=recipe.sampling_rate,
             minimum_cohort=plan.minimum_cohort,
             colluders=plan.colluders,
             purposes=frozenset(
@@ -295,30 +297,56 @@ class Federation:
             raise ProtocolError(f"{self.state.rounds} of {self.recipe.rounds} training rounds are done; train first")
         marks = self._identify(request)
         touched = [name for name, mask in marks.items() if mask.any()]
+        self._check_whole_units(request, marks)
         units = self._count_units(marks)
 
         def unit_epsilon(rounds: int) -> float | None:
-            paid = max(self._paid_by(name, rounds, units) for name in touched)
+            paid = max(self._paid_by(name, self.states[rounds], units) for name in touched)
             return paid if math.isfinite(paid) else None
 
+        first_charged = min(
+            (event.round_number for name in touched for event in self._charges(name)), default=self.state.last_round + 1
+        )
         return Deletion(
             recipe=self.recipe,
             states=tuple(self.states),
-            joined_at=min(self._joins.get(name, 0) for name in touched),
+            joined_at=max(index for index, state in enumerate(self.states) if state.last_round < first_charged),
             forgotten_units=units,
             unit_epsilon=unit_epsilon,
             delta=self.budget.delta,
         )
 
-    def _paid_by(self, client: str, rounds: int, group_size: int) -> float:
-        """Epsilon of a group of one client's units after so many training rounds; inf where there is no bound."""
+    def _charges(self, client: str) -> Iterator[LedgerEvent]:
+        """The training rounds that a client's units were charged for, released or not."""
+        for event in self.ledger.events(ORIGINAL):
+            if client in event.charged and event.charges[Subject.FORGOTTEN] is not None:
+                yield event
+
+    def _paid_by(self, client: str, state: TrainingState, group_size: int) -> float:
+        """Epsilon of a group of one client's units up to a state; inf where there is no bound."""
         events: Counter[GaussianSumEvent] = Counter()
-        released = (event for event in self.ledger.events(ORIGINAL) if event.participants is not None)
-        for event in islice(released, rounds):
+        for event in self._charges(client):
             charge = event.charges[Subject.FORGOTTEN]
-            if charge is not None and client in event.charged:
+            if charge is not None and event.round_number <= state.last_round:
                 events[charge] += 1
         return renyi_epsilon(events, delta=self.budget.delta, group_size=group_size) if events else 0.0
+
+    def _check_whole_units(self, request: DeletionRequest, marks: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Refuse to forget a part of a unit: what stays of it would still be charged, and bounded, as one unit."""
+        for name, mask in marks.items():
+            groups = self._silos[name].records.groups
+            if self.recipe.unit is Unit.CLIENT:
+                parted = bool(mask.any() and not mask.all())
+            elif self.recipe.unit is Unit.GROUP and groups is not None:
+                parted = bool(np.isin(groups[~mask], groups[mask]).any())
+            else:
+                parted = False
+            if parted:
+                raise ArgumentError(
+                    "request",
+                    request.describe(),
+                    f"a request for whole units: this federation's privacy unit is the {self.recipe.unit.value}",
+                )
 
     def _count_units(self, marks: Mapping[str, NDArray[np.bool_]]) -> int:
         if self.recipe.unit is Unit.CLIENT:

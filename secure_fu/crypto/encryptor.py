@@ -106,6 +106,8 @@ class EncryptionPool:
             status = worker.stdout.read(1)
             answer = _read_part(worker.stdout)
         except (BrokenPipeError, EOFError):
+            self._own.worker = None  # the next encryption gets a new one
+            values = b""  # an error keeps its frames alive, and those hold no contribution
             raise CryptoError("an encryption worker ended early") from None
         if status != _DONE:
             raise CryptoError(answer.decode())
@@ -141,6 +143,8 @@ def serve_encryption(scheme_name: str, requests: IO[bytes], answers: IO[bytes]) 
         answers.write(status + _LENGTH.pack(len(answer)))
         answers.write(answer)
         answers.flush()
+        # The next request may be a round away.
+        del public_key, values, answer
 
 
 def _read_part(pipe: IO[bytes]) -> bytes:

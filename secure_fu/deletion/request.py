@@ -137,7 +137,8 @@ class DeletionRequest:
             count = len(self.groups)
             return f"all records of {count} {'person' if count == 1 else 'persons'} at {place} are to be forgotten"
         count = len(self.records)
-        return f"{count} {'record' if count == 1 else 'records'} of client {self.client} are to be forgotten"
+        what = "1 record" if count == 1 else f"{count} records"
+        return f"{what} of client {self.client} {'is' if count == 1 else 'are'} to be forgotten"
 
 
 def _position(value: object) -> int:

@@ -180,7 +180,8 @@ def _train_stack(
     for step in range(max(len(plan) for plan in plans)):
         batches = [plan[step] if step < len(plan) else np.zeros(0, dtype=np.int64) for plan in plans]
         width = max(len(batch) for batch in batches)
-        index = np.zeros((clients, width), dtype=np.int64)
+        # Padded with the client's own first record: what another client holds must not reach it, not even as 0 * inf.
+        index = np.repeat(np.asarray(offsets, dtype=np.int64)[:, None], width, axis=1)
         mask = np.zeros((clients, width), dtype=np.bool_)
         for client, batch in enumerate(batches):
             index[client, : len(batch)] = batch + offsets[client]

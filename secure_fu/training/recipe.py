@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,11 +106,13 @@ class TrainingState:
         model: after `rounds` rounds.
         velocity: momentum buffer, shape (d,), float64.
         rounds: rounds done.
+        last_round: number of the round that the newest release came from; -1 before the first.
     """
 
     model: ReleasedModel
     velocity: NDArray[np.float64]
     rounds: int
+    last_round: int = -1
 
     @classmethod
     def initial(cls, model: ReleasedModel) -> TrainingState:
@@ -119,7 +121,7 @@ class TrainingState:
 
     def at_rest(self) -> TrainingState:
         """The same model with the momentum buffer emptied."""
-        return TrainingState(model=self.model, velocity=np.zeros_like(self.velocity), rounds=self.rounds)
+        return replace(self, velocity=np.zeros_like(self.velocity))
 
     def step(self, released: ReleasedSum, recipe: Recipe, *, rate_factor: float = 1.0) -> TrainingState:
         """Descend along one released sum: v <- momentum v + sum / (rate * nominal units); w <- w - learning_rate v.
@@ -131,4 +133,9 @@ class TrainingState:
         mean = released.values / (recipe.sampling_rate * recipe.nominal_units)
         velocity = recipe.momentum * self.velocity + mean
         moved = self.model.vector.astype(np.float64) - rate_factor * recipe.learning_rate * velocity
-        return TrainingState(model=self.model.derived(moved, released), velocity=velocity, rounds=self.rounds + 1)
+        return TrainingState(
+            model=self.model.derived(moved, released),
+            velocity=velocity,
+            rounds=self.rounds + 1,
+            last_round=released.round_number,
+        )

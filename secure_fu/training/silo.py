@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.privacy import MAX_SUMMED_VECTORS
 from secure_fu.training.local_updates import StackedUpdates
 
 __all__ = ["HistoryEntry", "Silo"]
@@ -68,10 +69,14 @@ class Silo:
         """A silo with nothing to forget.
 
         Raises:
-            ArgumentError: it has no records.
+            ArgumentError: it has no records, or more than the float64 error in the sensitivity allows for.
         """
         if len(records) == 0:
             raise ArgumentError(f"records of client {name!r}", "0 records", "at least one record")
+        if len(records) > MAX_SUMMED_VECTORS:
+            raise ArgumentError(
+                f"records of client {name!r}", f"{len(records)} records", f"at most {MAX_SUMMED_VECTORS}"
+            )
         return cls(
             name=name,
             records=records,

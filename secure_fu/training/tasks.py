@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import Loss, Records, cross_entropy, poisson_sample, poisson_sample_groups
-from secure_fu.privacy import MAX_SUMMED_VECTORS, Unit
+from secure_fu.privacy import Unit
 from secure_fu.protocol import LocalTask, RoundTerms
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training.local_updates import single_update
@@ -44,11 +44,9 @@ def clipped_gradients(
     """Sum over the units in `records` of their gradients, each with norm at most `terms.clip_norm`; shape (d,).
 
     Raises:
-        ArgumentError: more records than the float64 error in the sensitivity allows for, or the client unit.
+        ArgumentError: the client unit.
         DataError, NonFiniteError: no group column for the group unit; a gradient that is not finite.
     """
-    if len(records) > MAX_SUMMED_VECTORS:
-        raise ArgumentError("records", f"{len(records)} records", f"at most {MAX_SUMMED_VECTORS} in one sum")
     vector = model.astype(np.float64)
     if terms.unit is Unit.RECORD:
         return silo.gradients.clipped_sum(vector, records, clip_norm=terms.clip_norm, loss=loss, normalise=normalise)
@@ -82,7 +80,7 @@ class TrainingTask:
 
     def _update(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
         silo = self._silo
-        if silo.leaves:
+        if silo.leaves or terms.retained_rate == 0.0:
             return np.zeros(len(model))
         if silo.stacked is not None:
             update = silo.stacked.update(silo.name, model, terms)

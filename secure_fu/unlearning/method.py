@@ -22,7 +22,7 @@ class Deletion:
     Attributes:
         recipe: how the original model was trained.
         states: the state after each training round, `states[0]` before the first; all functions of released sums.
-        joined_at: number of rounds done before the forgotten units could first take part; 0 where that is not known.
+        joined_at: number of training rounds behind the newest state that no forgotten unit had been charged for.
         forgotten_units: how many units are to be forgotten, the size of the group that a certificate is about.
         unit_epsilon: epsilon that a group of the forgotten units' size had paid after a number of training rounds,
             from the ledger, for the units that paid most; None where it is infinite.

@@ -65,11 +65,10 @@ class Rerun(TrainingRounds):
     def guarantee(self, deletion: Deletion) -> Exact | Certified:
         """What follows from the checkpoint and the ledger; no subclass can claim more."""
         kept = self.checkpoint(deletion)
-        paid = deletion.unit_epsilon(kept)
-        if paid == 0.0:
+        if kept <= deletion.joined_at:
             return Exact(self._why_exact(kept, deletion), assumptions=(NOT_ADAPTIVE,))
         return Certified(
-            epsilon=paid,
+            epsilon=deletion.unit_epsilon(kept),
             delta=deletion.delta,
             group_size=deletion.forgotten_units,
             reason=f"it goes back to round {kept}, up to which the ledger charged the forgotten units this much",

@@ -36,7 +36,7 @@ def test_a_refusal_of_the_worker_reaches_the_caller_and_the_worker_goes_on() -> 
     try:
         with pytest.raises(CryptoError):
             pool.submit(b"no key", np.ones(3, dtype=np.int64))()
-        with pytest.raises(CryptoError, match="capacity|most|at most"):
+        with pytest.raises(CryptoError, match="capacity"):
             pool.submit(key.public_bytes, np.full(3, bfv.capacity + 1))()
         assert pool.submit(key.public_bytes, np.ones(3, dtype=np.int64))()
     finally:
@@ -53,6 +53,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang() -> None:
         worker.wait()
         with pytest.raises(CryptoError, match="ended early"):
             pool.submit(key.public_bytes, np.ones(3, dtype=np.int64))()
+        assert pool.submit(key.public_bytes, np.ones(3, dtype=np.int64))()  # by a new one
     finally:
         pool.close()
 

@@ -165,3 +165,21 @@ def test_bad_arguments() -> None:
     ):
         with pytest.raises(ArgumentError):
             LocalTraining(**arguments)
+
+
+def test_a_client_whose_training_overflows_does_not_touch_its_neighbours() -> None:
+    model = FlatModel(mlp(4, (8,), 2, seed=4))
+    draw = np.random.default_rng(0)
+    own = [
+        Records.from_arrays(draw.normal(size=(count, 4)), draw.integers(0, 2, count)) for count in (6, 5, 6, 5, 6, 5)
+    ]
+    broken = own[0].features.clone()
+    broken[0] = 3.4e38
+    training = LocalTraining(epochs=1, learning_rate=0.1, batch_size=4)
+    seeds = list(range(len(own)))
+    vector = model.vector()
+    whole = stacked_client_updates(model, vector, own, training=training, clip_norm=1.0, seeds=seeds)
+    own[0] = Records(broken, own[0].labels)
+    found = stacked_client_updates(model, vector, own, training=training, clip_norm=1.0, seeds=seeds)
+    np.testing.assert_array_equal(found[1:], whole[1:])
+    assert np.isnan(found[0]).all()

@@ -22,7 +22,7 @@ from secure_fu.errors import (
 )
 from secure_fu.privacy import Phase, Subject
 from secure_fu.protocol import OpeningRecord
-from secure_fu.protocol.messages import Announcement, Opening, Roll, RollEntry
+from secure_fu.protocol.messages import Announcement, Invitation, Opening, Roll, RollEntry, RoundKey, Upload
 
 
 def rolls(machines, invitation, good):
@@ -81,6 +81,33 @@ def test_a_bad_roll_is_refused_and_the_honest_one_still_opens(build, kind):
     released = machines.server.release(machines.key_holder.open(good))
     noise = sum(machines.noise(name, header_of(invitation)) for name in machines.names)
     assert np.array_equal(released.values, noise * header_of(invitation).grid_step)
+
+
+def test_a_minimum_in_the_header_above_the_policys_binds_clients_and_key_holder(build):
+    machines = build(clients=5, minimum=3)
+    announcement = machines.forged_announcement(
+        machines.server.announce(machines.request(), machines.names, 0), minimum_cohort=5
+    )
+    round_key = machines.key_holder.issue_key(announcement)
+    invitation = encode(
+        Invitation(
+            announcement=decode(Announcement, announcement),
+            round_key=decode(RoundKey, round_key),
+            model=machines.request().model.encode(),
+        )
+    )
+    # Each adds the share of four assured clients, a half of what two would add; so four must not be enough.
+    assert machines.share(header_of(invitation)).assured == 4
+    uploads = [decode(Upload, machines.clients[name].respond(invitation)) for name in machines.names]
+    entries = tuple(
+        RollEntry(client=upload.client, ciphertext_digest=upload.ciphertext_digest, signature=upload.signature)
+        for upload in uploads
+    )
+    roll = encode(Roll(header_digest=uploads[0].header_digest, entries=entries, total=b"", signature=bytes(64)))
+    with pytest.raises(PolicyRefusal, match="lists 4 clients; this round opens with at least 5"):
+        machines.key_holder.open(machines.forged_roll(roll, entries=entries[:4]))
+    with pytest.raises(WireError):  # five get as far as the ciphertext
+        machines.key_holder.open(machines.forged_roll(roll))
 
 
 def test_only_the_servers_signature_opens(build):

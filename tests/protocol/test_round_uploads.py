@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from machines import header_of
+from memory_walk import find, needles
 
 from secure_fu.crypto import seal
 from secure_fu.crypto.bfv import _PublicKeyMessage
@@ -371,19 +373,22 @@ def test_a_closed_round_that_is_given_up_stays_charged_and_an_open_one_does_not(
 
 def test_the_transcript_binds_every_release_and_names_no_number(build, tmp_path):
     machines = build(contributions=lambda number: np.full(6, 0.125))
+    path = tmp_path / "transcript.jsonl"
     heads = [bytes(32)]
     for number in range(3):
         invitation = machines.collected(number)
         assert header_of(invitation).previous_transcript == heads[-1]
         roll = machines.server.close()
         opening = machines.key_holder.open(roll)
-        heads.append(machines.server.release(opening).transcript)
-        assert (
-            digest(decode(Opening, opening).values).hex()
-            in (tmp_path / "transcript.jsonl").read_text().splitlines()[-1]
-        )
+        released = machines.server.release(opening)
+        heads.append(released.transcript)
+        values = decode(Opening, opening).values
+        line = json.loads(path.read_text().splitlines()[-1])
+        assert line["sum"] == digest(values).hex()
+        assert line["hash"] == machines.transcript.head.hex() == heads[-1].hex()
+        integers = np.frombuffer(values, dtype="<i8")
+        assert find(needles("released", released.values) | needles("opened", integers), [path.read_text()]) == []
     assert len(set(heads)) == 4
-    assert heads[-1].hex() in (tmp_path / "transcript.jsonl").read_text()
 
 
 def test_a_transcript_that_cannot_be_written_loses_the_release_and_not_the_server(build, tmp_path):

@@ -1,0 +1,158 @@
+"""Correction: minus each unit's own clipped history, recomputed by its client, against a slow loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from unlearning_cast import CLIP, MODEL, Words, clipped, clipped_sum, gradient, records, sampled, silo, terms, weights
+
+from secure_fu.errors import ArgumentError
+from secure_fu.privacy import Unit
+from secure_fu.training import TrainingTask
+from secure_fu.unlearning import Correction
+
+ROUNDS = 5
+FORGOTTEN = np.arange(12) % 3 == 0
+GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
+
+
+def trained(own, unit=Unit.RECORD, rate=0.5):
+    """A silo after some training rounds on models of their own; seeds are the round numbers."""
+    made = silo(own)
+    for number in range(ROUNDS):
+        TrainingTask(made).contribution(weights(number), terms(unit, retained=rate, number=number), Words(number))
+    return made
+
+
+def contribution(of, unit=Unit.RECORD, *, retained=0.0, forgotten=1.0, seed=99, task=None):
+    if task is None:
+        ((purpose, task),) = Correction().client_tasks(of).items()
+        assert purpose == "unlearn/correction"
+    return task.contribution(weights(77), terms(unit, retained=retained, forgotten=forgotten), Words(seed))
+
+
+def history(own, positions, rate, names=None):
+    """What these records, as one unit, contributed to training: the slow loop."""
+    total = np.zeros(MODEL.dimension)
+    for number in range(ROUNDS):
+        if names is None:
+            (inside,) = sampled(number, rate, len(own))
+            chosen = inside[positions[0]]
+        else:
+            (inside,) = sampled(number, rate, len(set(names)))
+            chosen = inside[sorted(set(names)).index(names[positions[0]])]
+        if chosen:
+            total += clipped(sum(gradient(weights(number), own.features[i], own.labels[i]) for i in positions))
+    return total
+
+
+def test_it_takes_back_each_records_own_clipped_history():
+    own = records()
+    found = contribution(trained(own).forgetting(FORGOTTEN))
+    histories = [history(own, [i], 0.5) for i in np.flatnonzero(FORGOTTEN)]
+    assert any(np.linalg.norm(part) > CLIP for part in histories), "a clip that never acts tests nothing"
+    assert found == pytest.approx(-clipped_sum(part for part in histories if part.any()), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_others_train_in_the_same_sum(seed):
+    own = records()
+    found = contribution(trained(own).forgetting(FORGOTTEN), retained=0.5, forgotten=0.5, seed=seed)
+    trains, takes_back = sampled(seed, 0.5, 12, 12)
+    steps = [gradient(weights(77), own.features[i], own.labels[i]) for i in np.flatnonzero(trains & ~FORGOTTEN)]
+    back = [history(own, [i], 0.5) for i in np.flatnonzero(takes_back & FORGOTTEN)]
+    expected = clipped_sum(steps) - clipped_sum(part for part in back if part.any())
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_a_person_is_one_unit():
+    own = records(groups=GROUPS)
+    forgotten = np.isin(GROUPS, ["a", "d"])
+    found = contribution(trained(own, Unit.GROUP).forgetting(forgotten), Unit.GROUP)
+    histories = [history(own, [0, 2, 6], 0.5, GROUPS), history(own, [5, 8], 0.5, GROUPS)]
+    assert all(part.any() for part in histories)
+    assert found == pytest.approx(-clipped_sum(histories), rel=1e-9, abs=1e-12)
+
+
+def test_of_a_person_who_is_forgotten_in_part_only_that_part_is_taken_back_and_none_of_it_trains():
+    own = records(groups=GROUPS)
+    forgotten = np.isin(np.arange(12), [9, 10])
+    found = contribution(trained(own, Unit.GROUP, rate=1.0).forgetting(forgotten), Unit.GROUP, retained=1.0)
+    others = [[i for i in range(12) if GROUPS[i] == name] for name in "abcd"]
+    steps = [sum(gradient(weights(77), own.features[i], own.labels[i]) for i in group) for group in others]
+    expected = clipped_sum(steps) - clipped(history(own, [9, 10], 1.0))
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_every_round_takes_back_the_same(monkeypatch):
+    own = records()
+    leaving = trained(own).forgetting(FORGOTTEN)
+    ((_, task),) = Correction().client_tasks(leaving).items()
+    first, again = contribution(leaving, task=task), contribution(leaving, task=task)
+    monkeypatch.setattr("secure_fu.unlearning.correction._KEPT_BYTES", 0)
+    recomputed = contribution(leaving)
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, recomputed)
+
+
+# One unit, one bound
+
+
+@pytest.mark.parametrize("out", np.flatnonzero(FORGOTTEN))
+def test_one_record_moves_the_sum_by_at_most_the_clip_norm(out):
+    """Neighbours share the history of models; the record that is out was never there."""
+    own, keep = records(), np.arange(12) != out
+    with_it = trained(own, rate=1.0)
+    without = trained(own.subset(keep), rate=1.0)
+    difference = contribution(with_it.forgetting(FORGOTTEN)) - contribution(without.forgetting(FORGOTTEN[keep]))
+    # Five rounds of up to C each: unclipped, the history would be far over the bound.
+    assert np.linalg.norm(history(own, [out], 1.0)) > CLIP
+    assert np.linalg.norm(difference) == pytest.approx(CLIP, rel=1e-9)
+    assert np.linalg.norm(difference) <= CLIP * (1.0 + 1e-12)
+
+
+@pytest.mark.parametrize("name", "abcde")
+def test_one_person_moves_the_sum_by_at_most_the_clip_norm(name):
+    own, keep = records(groups=GROUPS), np.array([other != name for other in GROUPS])
+    forgotten = np.isin(np.arange(12), [0, 1, 3, 9])
+    with_it, without = trained(own, Unit.GROUP, 1.0), trained(own.subset(keep), Unit.GROUP, 1.0)
+    difference = contribution(with_it.forgetting(forgotten), Unit.GROUP, retained=1.0) - contribution(
+        without.forgetting(forgotten[keep]), Unit.GROUP, retained=1.0
+    )
+    assert 0.0 < np.linalg.norm(difference) <= CLIP * (1.0 + 1e-12)
+
+
+def test_a_client_that_leaves_takes_its_summed_updates_back():
+    own = trained(records(), Unit.CLIENT, rate=1.0)
+    updates = sum(
+        -TrainingTask(silo()).contribution(weights(number), terms(Unit.CLIENT, number=number), Words())
+        for number in range(ROUNDS)
+    )
+    assert np.linalg.norm(updates) > CLIP
+    found = contribution(own.forgetting(np.ones(12, dtype=bool)), Unit.CLIENT, retained=1.0)
+    # The server descends: what moved the model along `updates` is sent as it is.
+    assert found == pytest.approx(clipped(updates), rel=1e-9)
+    assert np.linalg.norm(found) <= CLIP
+
+
+def test_a_client_that_keeps_some_records_trains_on_with_those():
+    own = trained(records(), Unit.CLIENT, rate=1.0).forgetting(FORGOTTEN)
+    found = contribution(own, Unit.CLIENT, retained=1.0)
+    kept = silo(records().subset(~FORGOTTEN))
+    assert np.array_equal(found, TrainingTask(kept).contribution(weights(77), terms(Unit.CLIENT), Words()))
+
+
+def test_without_a_history_there_is_nothing_to_take_back_and_that_is_said():
+    forgetful = silo(records(), keeps_history=False)
+    TrainingTask(forgetful).contribution(weights(), terms(), Words())
+    with pytest.raises(ArgumentError, match="keep_history") as caught:
+        Correction().client_tasks(forgetful.forgetting(FORGOTTEN))
+    assert "'silo'" in str(caught.value)
+    assert "unlearn/correction" in Correction().client_tasks(forgetful)
+
+
+@pytest.mark.parametrize(("settings", "argument"), [({"length": 0}, "length"), ({"rate_factor": 0.0}, "rate_factor")])
+def test_settings_out_of_their_domain(settings, argument):
+    with pytest.raises(ArgumentError) as caught:
+        Correction(**settings)
+    assert caught.value.argument == argument

@@ -1,0 +1,231 @@
+"""Scrub: the loss against its definition, and what a client sends against a loop over single records."""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from unlearning_cast import (
+    CLIP,
+    MODEL,
+    Words,
+    clipped,
+    clipped_sum,
+    gradient,
+    records,
+    sampled,
+    silo,
+    terms,
+    weights,
+)
+
+from secure_fu.errors import ArgumentError
+from secure_fu.learning import client_update, predictions, record_losses
+from secure_fu.privacy import Unit
+from secure_fu.training.local_updates import local_training
+from secure_fu.unlearning import Scrub
+from secure_fu.unlearning.scrub import true_class_removed
+
+LOGITS = st.lists(st.floats(-50.0, 50.0), min_size=2, max_size=6)
+FORGOTTEN = np.arange(12) % 3 == 0
+
+
+def definition(logits, label):
+    """KL(t || p), t being p without the true class, and its gradient for t held fixed, to sixty digits."""
+    with mpmath.workdps(60):
+        weight = [mpmath.exp(mpmath.mpf(value)) for value in logits]
+        total = mpmath.fsum(weight)
+        others = mpmath.fsum(value for index, value in enumerate(weight) if index != label)
+        p = [value / total for value in weight]
+        t = [mpmath.mpf(0) if index == label else value / others for index, value in enumerate(weight)]
+        loss = mpmath.fsum(a * mpmath.log(a / b) for a, b in zip(t, p, strict=True) if a > 0)
+        return float(loss), np.array([float(b - a) for a, b in zip(t, p, strict=True)])
+
+
+def loss_and_gradient(logits, label):
+    values = torch.tensor([logits], dtype=torch.float64, requires_grad=True)
+    loss = true_class_removed(values, torch.tensor([label]))
+    loss.sum().backward()
+    return float(loss.detach()[0]), values.grad[0].numpy()
+
+
+@given(LOGITS, st.data())
+def test_the_loss_is_the_divergence_from_the_own_output_without_the_true_class(logits, data):
+    label = data.draw(st.integers(0, len(logits) - 1))
+    loss, found = loss_and_gradient(logits, label)
+    expected, slope = definition(logits, label)
+    assert loss == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert found == pytest.approx(slope, rel=1e-9, abs=1e-14)
+    assert loss >= 0.0
+
+
+@pytest.mark.parametrize("others", [[0.0], [0.0, 1.0], [-700.0, 3.0, 2.0]])
+@pytest.mark.parametrize("true", [-2000.0, -800.0, -40.0, 40.0, 800.0, 2000.0])
+def test_the_loss_and_its_gradient_are_finite_where_the_true_class_is_certain_or_impossible(true, others):
+    loss, found = loss_and_gradient([true, *others], 0)
+    expected, slope = definition([true, *others], 0)
+    assert loss == pytest.approx(expected, rel=1e-12, abs=1e-300)
+    assert found == pytest.approx(slope, rel=1e-12, abs=1e-300)
+    assert np.abs(found).sum() == pytest.approx(2.0 if true > 0.0 else 0.0, abs=1e-12)
+
+
+def test_the_loss_is_one_value_a_record():
+    logits, labels = torch.randn(7, 4, dtype=torch.float64), torch.arange(7) % 4
+    together = true_class_removed(logits, labels)
+    alone = [true_class_removed(logits[i : i + 1], labels[i : i + 1])[0] for i in range(7)]
+    assert together.shape == (7,)
+    assert together.tolist() == pytest.approx([float(value) for value in alone], rel=1e-14)
+
+
+def contribution(of, unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, seed=0, vector=None):
+    ((purpose, task),) = Scrub().client_tasks(of).items()
+    assert purpose == "unlearn/scrub"
+    model = weights() if vector is None else vector
+    return task.contribution(model, terms(unit, retained=retained, forgotten=forgotten), Words(seed))
+
+
+def parts_of(own, forgotten, chosen, vector):
+    """Clipped gradients of the chosen records, each of its own loss."""
+    return [
+        gradient(vector, own.features[i], own.labels[i], *((true_class_removed,) if forgotten[i] else ()))
+        for i in chosen
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_retained_records_train_and_forgotten_ones_descend_the_other_loss_in_the_same_sum(seed):
+    own, vector = records(seed=seed), weights(seed)
+    found = contribution(silo(own, FORGOTTEN), retained=0.5, forgotten=0.5, seed=seed, vector=vector)
+    trains, forgets = sampled(seed, 0.5, 12, 12)
+    parts = parts_of(own, ~FORGOTTEN, np.flatnonzero(forgets & FORGOTTEN), vector)
+    assert parts, "nothing forgotten was sampled"
+    parts = parts_of(own, FORGOTTEN, np.flatnonzero(forgets & FORGOTTEN), vector)
+    parts += parts_of(own, FORGOTTEN, np.flatnonzero(trains & ~FORGOTTEN), vector)
+    assert any(np.linalg.norm(part) > CLIP for part in parts)
+    assert found == pytest.approx(clipped_sum(parts), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("retained", "forgotten"), [(0.0, 1.0), (1.0, 0.0)])
+def test_each_kind_keeps_to_its_own_sampling_rate(retained, forgotten):
+    own = records()
+    found = contribution(silo(own, FORGOTTEN), retained=retained, forgotten=forgotten)
+    chosen = np.flatnonzero(FORGOTTEN if forgotten else ~FORGOTTEN)
+    assert found == pytest.approx(clipped_sum(parts_of(own, FORGOTTEN, chosen, weights())), rel=1e-9, abs=1e-12)
+
+
+def test_a_client_with_nothing_to_forget_trains():
+    own = records()
+    everything = clipped_sum(parts_of(own, np.zeros(12, dtype=bool), range(12), weights()))
+    assert contribution(silo(own)) == pytest.approx(everything, rel=1e-9, abs=1e-12)
+
+
+def test_forgetting_steps_make_the_forgotten_labels_unlikely():
+    own, vector = records(), weights().astype(np.float64)
+    leaving = silo(own, np.ones(12))
+    before = record_losses(MODEL, vector, own)
+    for _ in range(60):
+        vector -= 0.3 * contribution(leaving, vector=vector.astype(np.float32)) / 12.0
+    after = record_losses(MODEL, vector, own)
+    assert after.mean() > before.mean() + 2.0
+    assert np.mean(predictions(MODEL, vector, own) == own.labels.numpy()) == 0.0
+
+
+# One unit, one bound
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("out", range(12))
+def test_one_record_moves_the_sum_by_at_most_the_clip_norm(out, marked):
+    own, keep = records(), np.arange(12) != out
+    forgotten = FORGOTTEN.copy()
+    forgotten[out] = marked
+    with_it = contribution(silo(own, forgotten))
+    without = contribution(silo(own.subset(keep), forgotten[keep]))
+    assert 0.0 < np.linalg.norm(with_it - without) <= CLIP * (1.0 + 1e-12)
+
+
+GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
+
+
+def test_persons_are_clipped_as_a_whole_and_one_who_is_forgotten_in_part_does_not_train():
+    own = records(groups=GROUPS)
+    # All of a; one of the two records of b; nothing of c, d and e.
+    forgotten = np.array([name == "a" for name in GROUPS])
+    forgotten[1] = True
+    found = contribution(silo(own, forgotten), Unit.GROUP)
+    vector = weights()
+
+    def person(name, positions, *loss):
+        assert [GROUPS[i] for i in positions] == [name] * len(positions)
+        return sum(gradient(vector, own.features[i], own.labels[i], *loss) for i in positions)
+
+    parts = [
+        person("a", [0, 2, 6], true_class_removed),
+        person("b", [1], true_class_removed),
+        person("c", [3, 4]),
+        person("d", [5, 8]),
+        person("e", [9, 10, 11]),
+    ]
+    assert found == pytest.approx(clipped_sum(parts), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", "abcde")
+def test_one_person_moves_the_sum_by_at_most_the_clip_norm(name):
+    own, keep = records(groups=GROUPS), np.array([other != name for other in GROUPS])
+    forgotten = np.isin(np.arange(12), [0, 1, 3, 9])
+    with_it = contribution(silo(own, forgotten), Unit.GROUP)
+    without = contribution(silo(own.subset(keep), forgotten[keep]), Unit.GROUP)
+    assert 0.0 < np.linalg.norm(with_it - without) <= CLIP * (1.0 + 1e-12)
+
+
+@pytest.mark.parametrize("forgotten", [FORGOTTEN, np.ones(12, dtype=bool)])
+def test_a_client_is_one_unit_with_one_bound(forgotten):
+    own, model = records(), weights()
+    found = contribution(silo(own, forgotten), Unit.CLIENT)
+    round_terms = terms(Unit.CLIENT)
+
+    def update(part, **loss):
+        if len(part) == 0:
+            return np.zeros(MODEL.dimension)
+        return client_update(
+            MODEL,
+            model.astype(np.float64),
+            part,
+            training=local_training(round_terms),
+            clip_norm=CLIP,
+            seed=0,
+            **loss,
+        )
+
+    forgets = update(own.subset(forgotten), loss=true_class_removed)
+    assert np.linalg.norm(found) <= CLIP
+    if forgotten.all():
+        assert found == pytest.approx(-clipped(forgets), rel=1e-9, abs=1e-12)
+    else:
+        assert found @ -forgets > 0.0
+        assert not np.allclose(found, -clipped(forgets))
+
+
+def test_a_client_unit_without_forgotten_records_trains_as_ever():
+    own = records()
+    assert np.linalg.norm(contribution(silo(own), Unit.CLIENT)) > 0.0
+    assert np.array_equal(contribution(silo(own), Unit.CLIENT), contribution(silo(own, np.zeros(12)), Unit.CLIENT))
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument"),
+    [
+        ({"length": 0}, "length"),
+        ({"rate_factor": 0.0}, "rate_factor"),
+        ({"rate_factor": -1.0}, "rate_factor"),
+        ({"rate_factor": float("nan")}, "rate_factor"),
+        ({"rate_factor": float("inf")}, "rate_factor"),
+    ],
+)
+def test_settings_out_of_their_domain(settings, argument):
+    with pytest.raises(ArgumentError) as caught:
+        Scrub(**settings)
+    assert caught.value.argument == argument

@@ -1,0 +1,164 @@
+"""The cast of these tests: small silos, a server's view with a ledger made up, and sums that follow a script."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from secure_fu.learning import FlatModel, PerRecordGradients, Records, Trigger, digits, mlp
+from secure_fu.privacy import Unit
+from secure_fu.protocol import ReleasedModel, ReleasedSum, RoundTerms
+from secure_fu.training import Recipe, Silo, TrainingState
+from secure_fu.unlearning import Deletion
+
+INPUTS, HIDDEN, CLASSES = 4, 5, 3
+MODEL = FlatModel(mlp(INPUTS, (HIDDEN,), CLASSES, 0))
+GRADIENTS = PerRecordGradients(MODEL)
+LOCAL = {"epochs": 2, "batch_size": 4, "learning_rate": 0.2}
+CLIP = 0.7
+
+
+class Words:
+    """Seeded words in the place of a client's secret stream."""
+
+    def __init__(self, seed=0):
+        self._draw = np.random.default_rng(seed)
+
+    def words(self, count):
+        return self._draw.integers(0, 2**64, count, dtype=np.uint64)
+
+
+def sampled(seed, rate, *counts):
+    """What consecutive Poisson samples of so many units draw from `Words(seed)`."""
+    stream = Words(seed)
+    return [np.array([word < math.floor(rate * 2**64) for word in stream.words(n).tolist()], bool) for n in counts]
+
+
+def records(count=12, seed=1, groups=None):
+    draw = np.random.default_rng(seed)
+    return Records.from_arrays(draw.normal(size=(count, INPUTS)) * 2.0, draw.integers(0, CLASSES, count), groups)
+
+
+def silo(own=None, forgotten=None, name="silo", **arguments):
+    made = Silo.of(name, records() if own is None else own, MODEL, GRADIENTS, **arguments)
+    return made if forgotten is None else made.forgetting(np.asarray(forgotten, dtype=bool))
+
+
+def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, number=0):
+    return RoundTerms(
+        purpose="unlearn/test",
+        round_number=number,
+        unit=unit,
+        clip_norm=clip_norm,
+        retained_rate=retained,
+        forgotten_rate=forgotten,
+        settings=LOCAL,
+    )
+
+
+def weights(seed=3):
+    return np.random.default_rng(seed).normal(0.0, 0.5, MODEL.dimension).astype(np.float32)
+
+
+def gradient(vector, features, label, loss=functional.cross_entropy):
+    """The oracle: one record's gradient by automatic differentiation of the model written out, float64."""
+    flat = torch.tensor(vector.astype(np.float64), requires_grad=True)
+    parts = torch.split(flat, [INPUTS * HIDDEN, HIDDEN, HIDDEN * CLASSES, CLASSES])
+    hidden = torch.relu(parts[0].view(HIDDEN, INPUTS) @ features.double() + parts[1])
+    logits = parts[2].view(CLASSES, HIDDEN) @ hidden + parts[3]
+    loss(logits[None], label[None]).sum().backward()
+    return flat.grad.numpy()
+
+
+def clipped(vector, clip_norm=CLIP):
+    return vector * min(1.0, clip_norm / np.linalg.norm(vector))
+
+
+def clipped_sum(vectors, clip_norm=CLIP):
+    return sum((clipped(vector, clip_norm) for vector in vectors), start=np.zeros(MODEL.dimension))
+
+
+# The server's side
+
+
+def recipe(unit=Unit.RECORD, rounds=20, **changes):
+    return Recipe(
+        **{
+            "unit": unit,
+            "rounds": rounds,
+            "learning_rate": 0.5,
+            "momentum": 0.8,
+            "clip_norm": CLIP,
+            "noise_multiplier": 1.0,
+            "sampling_rate": 1.0 if unit is Unit.CLIENT else 0.25,
+            "nominal_units": 40,
+            "saturation": 5.0,
+        }
+        | changes
+    )
+
+
+def states(rounds, seed=0):
+    draw = np.random.default_rng(seed)
+    return tuple(
+        TrainingState(
+            model=ReleasedModel.public(draw.normal(size=MODEL.dimension)),
+            velocity=draw.normal(size=MODEL.dimension) if done else np.zeros(MODEL.dimension),
+            rounds=done,
+        )
+        for done in range(rounds + 1)
+    )
+
+
+def deletion(paid=lambda rounds: 0.1 * max(0, rounds - 12), *, units=3, **changes):
+    """A deletion of units that the ledger has charged `paid(rounds)`; as it stands, since round 12 of 20."""
+    own = recipe(**changes)
+    return Deletion(
+        recipe=own,
+        states=states(own.rounds),
+        joined_at=0,
+        forgotten_units=units,
+        unit_epsilon=paid,
+        delta=1e-5,
+    )
+
+
+class ScriptedSums:
+    """Releases what it is told, zero unless told otherwise, and keeps what it was asked for."""
+
+    def __init__(self, release=lambda request: np.zeros(MODEL.dimension)):
+        self._release = release
+        self.requests = []
+
+    def secure_sum(self, request):
+        self.requests.append(request)
+        number = len(self.requests)
+        return ReleasedSum(
+            values=np.array(self._release(request), dtype=np.float64),
+            purpose=request.purpose,
+            round_number=number,
+            participants=("a", "b"),
+            transcript=hashlib.sha256(str(number).encode()).digest(),
+        )
+
+
+# Real digits
+
+
+def digit_silos(count=5, seed=0):
+    """Digits in so many silos, the last of which carries a backdoor in all of its records.
+
+    Returns:
+        clients, test records, trigger, module.
+    """
+    data = digits(seed=seed)
+    trigger = Trigger.top_row(data.train.shape, target=0)
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(data.train)), count)
+    clients = {f"silo-{index}": data.train.subset(np.sort(part)) for index, part in enumerate(parts)}
+    last = f"silo-{count - 1}"
+    clients[last] = trigger.poison(clients[last])
+    return clients, data.test, trigger, mlp(64, (32,), 10, seed=seed)
