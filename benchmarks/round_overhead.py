@@ -13,9 +13,10 @@ from harness import arguments, report, timed
 
 from secure_fu.config import SimulationConfig, load_preset, with_overrides
 from secure_fu.federation import Federation
+from secure_fu.learning import FlatModel
 from secure_fu.protocol import InProcessSums
 from secure_fu.scenario import build_scenario
-from secure_fu.simulation import plan_of
+from secure_fu.simulation import encryption_processes, plan_of
 from secure_fu.training import Recipe, TrainingState, train
 
 
@@ -34,7 +35,14 @@ def _compare(config: SimulationConfig, options: Namespace, block: int, blocks: i
     plan = plan_of(config, scenario)
     seconds: dict[str, list[float]] = {"plain": [], "bfv": []}
     federations = {
-        name: Federation(scenario.module, scenario.clients, plan=plan, scheme_name=name, keep_history=False)
+        name: Federation(
+            scenario.module,
+            scenario.clients,
+            plan=plan,
+            scheme_name=name,
+            keep_history=False,
+            encryption_processes=encryption_processes(FlatModel(scenario.module).dimension) if name == "bfv" else 0,
+        )
         for name in seconds
     }
     states = {name: federation.state for name, federation in federations.items()}

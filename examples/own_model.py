@@ -73,7 +73,7 @@ def main() -> None:
     )
     request = DeletionRequest.person("clinic-2/patient-007")
     patient = clients["clinic-2"].subset(request.identify("clinic-2", clients["clinic-2"]))
-    methods: tuple[UnlearningMethod, ...] = (Rollback(forget_epsilon=4.0), Scrub(length=5, forgetting_rounds=2))
+    methods: tuple[UnlearningMethod, ...] = (Rollback(forget_epsilon=4.0), Scrub(length=5))
 
     with Federation(model, clients, plan=plan) as federation:
         original = federation.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.errors import ConfigError
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation
+from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan, make_plan
 from secure_fu.privacy import Unit
 from secure_fu.protocol import ReleasedModel
@@ -23,10 +25,13 @@ from secure_fu.scenario import Scenario, build_scenario
 from secure_fu.training import OnRound, TrainingState
 from secure_fu.unlearning import Correction, FineTune, Retrain, Scratch, Scrub, UnlearningMethod, method_from_settings
 
-__all__ = ["Progress", "Simulation", "plan_of"]
+__all__ = ["Progress", "Simulation", "encryption_processes", "plan_of"]
 
 # A curve needs no more points than a plot can show.
 _CURVE_POINTS = 100
+
+# From about five ciphertexts on, handing the encryption to another process costs less than it saves.
+_WORTH_A_WORKER = 20_000
 
 
 class Progress(Protocol):
@@ -88,6 +93,7 @@ class Simulation:
             vanishes=_accidents(config),
             directory=out,
             keep_history="correction" in config.unlearning.methods,
+            encryption_processes=encryption_processes(FlatModel(scenario.module).dimension),
             randomness=InsecureDeterministicRandomness(config.seed) if insecure_deterministic else None,
         )
         self._request = scenario.request
@@ -176,6 +182,13 @@ def _methods(config: SimulationConfig) -> list[UnlearningMethod]:
                 f"unlearning.settings.{name}", dict(settings[name]), "settings of a method in unlearning.methods"
             )
     return [Retrain(), *(method_from_settings(name, settings.get(name, {})) for name in config.unlearning.methods)]
+
+
+def encryption_processes(dimension: int) -> int:
+    """How many worker processes pay off for models of this size on this machine: 0, or one for each spare core."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS and Windows
+    cores = len(affinity(0)) if affinity is not None else (os.cpu_count() or 1)
+    return cores - 1 if dimension >= _WORTH_A_WORKER else 0
 
 
 def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:

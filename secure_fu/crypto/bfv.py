@@ -19,7 +19,8 @@ Assumes
     ones can, when opened, give away the secret key. The range check refuses the known forgery that yields all key
     slots, and the key is fresh each round and opens once, but a forgery made to pass (one with a single non-zero slot
     passes with probability (2 bound + 1) / t) is not ruled out. With ``bound`` near ``capacity`` the range check checks
-    next to nothing.
+    next to nothing. There is no circuit privacy and no flooding: with the secret key a total also shows its error, a
+    function of the single uploads.
 
 How many ciphertexts a sum can hold
     SEAL decrypts the phase c0 + c1 s = (q/t) M + V mod q to M exactly while |V| < (q/t) (1/2 - 1/gamma), where gamma is

@@ -51,6 +51,9 @@ def calibrate_noise(
     rounds, and :func:`secure_fu.privacy.accounting.renyi_epsilon` of them is at most ``epsilon``. One noise
     multiplier serves all.
 
+    Edge cases: from an epsilon of about 11 on, more epsilon can demand more noise, because what discreteness costs is
+    charged through a total variation times e^epsilon.
+
     Args:
         epsilon: the budget, above 0.
         delta: between 0 and 1.

@@ -3,8 +3,8 @@
 Guarantee: no round is admitted that could take a client's units, forgotten or retained, beyond the budget, in its
 branch or in one that comes from it; :mod:`secure_fu.privacy.budget` says what the budget then guarantees. A round is
 charged to its whole cohort from ``reserve`` on, so a crash at any moment leaves it charged; ``commit`` takes it off
-those who are not in the released sum, ``void`` off everybody, and only for a round that is proved never to have been
-opened.
+those who are not in the released sum, ``void`` off everybody, and only for a round whose roll the server has not sent
+and never will.
 
 Branches: a simulation trains once and then tries several ways of unlearning side by side. Each is a branch that
 inherits what its ancestors spent. They are counterfactuals: the figures of one branch assume that the others are not
@@ -254,8 +254,8 @@ class PrivacyLedger:
     def void(self, reservation: Reservation, *, reason: str) -> None:
         """Record that the round was never opened, and give its charge back; durable on return.
 
-        Only for a round that is *proved* unopened: who holds the opening key has signed that it never will open it,
-        or no opening key was ever made. A timeout is no proof.
+        Only for a round whose sum was never sent to whoever holds its opening key. The ledger takes the caller's word:
+        the key may still exist, so this is safe with an honest server only. That no answer came is no reason.
 
         Raises:
             ArgumentError: the reason is empty.

@@ -39,7 +39,7 @@ class EventStatus(enum.Enum):
     """Released: spent by those who took part."""
 
     VOID = "void"
-    """Proved never to have been opened: spent by nobody."""
+    """Never opened, by the word of the server, which did not send its sum: spent by nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)

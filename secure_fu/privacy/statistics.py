@@ -149,7 +149,8 @@ def true_positive_rate(
     for the true positive rate at exactly that false positive rate of the distribution, so it allows for the threshold's
     own error: Clopper-Pearson's limits are taken at the ends of an order-statistics interval of the threshold (the
     number of non-members above the true one is binomial). Both are at ``level``; as the two errors are independent
-    and the interval adds them, it usually covers more than ``level``.
+    and the interval adds them, it usually covers at least ``level``. That is heuristic: the union bound gives
+    1 - 2 (1 - ``level``), which is 90 % for two intervals at 95 %.
 
     Returns:
         None where fewer than ten non-members are expected above the threshold: then the figure would be noise.

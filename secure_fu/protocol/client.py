@@ -55,8 +55,9 @@ class Client:
         honest clients in the sum, the released sum carries at least the accounted noise.
     Edge cases:
         A client with nothing to say sends zero plus its noise share, an upload like any other. A contribution that is
-        not finite is refused here and never encrypted; the refusal tells nothing of it. One round is answered once; a
-        repeated or older invitation is refused, so no noise or key is used twice.
+        not finite is refused here and never encrypted; the refusal names no value of it, but the type of an error. That
+        the client sits out is public. An error of its task other than ArgumentError, DataError and NonFiniteError goes
+        through. One round of a run is answered once, by one thread; a repeated or older invitation is refused.
 
     Args:
         identity: secret; its role is CLIENT.

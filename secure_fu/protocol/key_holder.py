@@ -35,17 +35,17 @@ class KeyHolder:
     """A committee of one, and not the server. It opens one sum a round and sees no upload.
 
     Formal guarantees:
-        For each (run, round) at most one roll is opened, and a retry gets the same bytes. A roll is opened only when
-        every entry carries a cohort member's signature over this header, no client is listed twice, and at least the
-        policy's
-        minimum cohort is listed. Every opened coordinate lies in the range that an honest sum can have.
+        For each (run, round) at most one roll is opened; until the run's next round begins, a retry gets the same
+        bytes. A roll is opened only when every entry carries a cohort member's signature over this header, no client is
+        listed twice, and at least the header's minimum cohort is listed, which is at least the policy's. Every opened
+        coordinate lies in the range that an honest sum under this header can have.
     Not guaranteed:
         That the ciphertext opened is the sum over the roll: scheme `bfv` gives a key-holder no way to check it. An
-            honest
-        but curious server, and clients that send honest ciphertexts, are assumed.
+        honest but curious server, and clients that send honest ciphertexts, are assumed. That the range is narrow: a
+        header's saturation has no maximum.
     Edge cases:
-        The secret key of a round lives in memory only. After a restart a round without a recorded opening cannot be
-        opened any more; its charge stays in the ledger.
+        The secret key of a round lives in memory only, until it is used or the run's next round begins. After a restart
+        a round without a recorded opening cannot be opened any more; its charge stays in the ledger.
 
     Args:
         identity: secret; its role is KEY_HOLDER.

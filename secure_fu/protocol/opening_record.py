@@ -78,7 +78,7 @@ class OpeningRecord:
             raise ProtocolError(f"a roll of round {round_number} was opened already")
 
     def finish(self, run_id: bytes, round_number: int, opening: bytes) -> None:
-        """Keep the answer, so that a retry gets the same bytes."""
+        """Keep the answer, so that a retry gets the same bytes until the run's next round begins."""
         self._execute(
             "UPDATE rounds SET opening = ? WHERE run_id = ? AND round_number = ?", (opening, run_id, round_number)
         )

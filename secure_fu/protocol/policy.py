@@ -15,7 +15,7 @@ _ROUND_NUMBERS = 1 << 63  # what the ledger and the key-holder's record can hold
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Pinned by every client and by the key-holder; never taken from the server.
+    """Pinned by every client and by the key-holder; never taken from the server. It has no maximum for the saturation.
 
     Attributes:
         server, key_holder: names of the only parties in these roles that are listened to.

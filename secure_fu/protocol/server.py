@@ -363,7 +363,11 @@ class Server:
         self._state = _Idle()
 
     def give_up(self, reason: str) -> None:
-        """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it."""
+        """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it.
+
+        The key-holder may hold the key of an aborted round until the run's next one. Its charge is given back on this
+        server's word that it never sends the roll.
+        """
         if isinstance(self._state, _Closed):
             self.forfeit()
         elif not isinstance(self._state, _Idle):

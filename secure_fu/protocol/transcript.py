@@ -15,6 +15,9 @@ __all__ = ["Transcript"]
 class Transcript:
     """Appends one link a release. The head binds every release before it; the next header names it.
 
+    A line of the file has the hash of a release message, but not its participants' names nor its signature, and nobody
+    signs the line: it binds only for whoever holds the messages.
+
     Args:
         start: 32 bytes, the head that this transcript goes on from; zeros for a new run.
         path: JSON-lines file that each link is appended to; None keeps the head alone.

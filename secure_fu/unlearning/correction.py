@@ -40,12 +40,10 @@ class _CorrectionTask(JointTask):
             total -= self._clipped_history(unit, terms)
         return total
 
-    def _of_client(
-        self, retained: NDArray[np.float64], model: NDArray[np.float32], terms: RoundTerms
-    ) -> NDArray[np.float64]:
-        own = self._silo.own_updates
+    def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
         # The server descends, so the sum of the client's updates is sent as it is to take it back.
-        return retained if own is None or not self._silo.leaves else clip_l2(own, terms.clip_norm)
+        own = self._silo.own_updates
+        return np.zeros(len(model)) if own is None else clip_l2(own, terms.clip_norm)
 
     def _clipped_history(self, unit: NDArray[np.bool_], terms: RoundTerms) -> NDArray[np.float64]:
         """Sum of what one unit contributed to training, recomputed from the models of then, clipped as a whole."""
@@ -76,11 +74,7 @@ def _units(records: Records, sampled: NDArray[np.bool_], unit: Unit) -> Iterator
 
 @dataclass(frozen=True, kw_only=True)
 class Correction(JointRounds):
-    """Minus each forgotten unit's own clipped history, and the others' training step, in the same rounds.
-
-    For the client unit a client that leaves takes its summed updates back; one that keeps some of its records only
-    trains on with those.
-    """
+    """Minus each forgotten unit's own clipped history, and the others' training step, in the same rounds."""
 
     name: ClassVar[str] = "correction"
     title: ClassVar[str] = "Correction"

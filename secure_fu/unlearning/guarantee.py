@@ -21,7 +21,10 @@ def _assumed(assumptions: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Exact:
-    """The model's law is that of training without the forgotten data, with fresh noise.
+    """The model's law is that of training without the forgotten data, with fresh noise, under the branch's cohort.
+
+    The cohort is public. Who joined late takes part from the branch's first round; who leaves still adds its noise
+    share.
 
     Attributes:
         reason: why, in plain words.

@@ -24,8 +24,8 @@ class JointTask(ABC):
     """A client's code for a joint round: the training step of retained units plus what forgotten units contribute.
 
     Formal guarantees:
-        Every unit contributes once, with L2 norm at most the clip norm, given that the subclass bounds what it adds. A
-        group of which some records are forgotten does not train in these rounds, or it would contribute twice.
+        Every unit contributes once, with L2 norm at most the clip norm, given that the subclass bounds what it adds and
+        that whole units are forgotten: all records of a group, and of a client for the client unit.
 
     Args:
         silo: the client's private side.
@@ -33,16 +33,15 @@ class JointTask(ABC):
 
     def __init__(self, silo: Silo) -> None:
         self._silo = silo
+        self._retained = TrainingTask(silo)
 
     @final
     def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
         """See :class:`~secure_fu.protocol.LocalTask`."""
         silo = self._silo
-        total = TrainingTask(_apart_from_forgotten_groups(silo, terms.unit)).contribution(model, terms, stream)
-        if not silo.forgotten.any():
-            return total
         if terms.unit is Unit.CLIENT:
-            return self._of_client(total, model, terms)
+            return self._of_client(model, terms) if silo.leaves else self._retained.contribution(model, terms, stream)
+        total = self._retained.contribution(model, terms, stream)
         sampled = sample_units(silo.records, terms.unit, terms.forgotten_rate, stream) & silo.forgotten
         return total + self._of_units(sampled, model, terms)
 
@@ -53,21 +52,8 @@ class JointTask(ABC):
         """Sum over the forgotten records or groups in `sampled` (n,) of contributions of norm at most the clip norm."""
 
     @abstractmethod
-    def _of_client(
-        self, retained: NDArray[np.float64], model: NDArray[np.float32], terms: RoundTerms
-    ) -> NDArray[np.float64]:
-        """The whole contribution, of norm at most the clip norm, of a client that has something to forget.
-
-        Args:
-            retained: what training on its retained records contributes, norm at most the clip norm; zero if it leaves.
-        """
-
-
-def _apart_from_forgotten_groups(silo: Silo, unit: Unit) -> Silo:
-    groups = silo.records.groups
-    if unit is not Unit.GROUP or groups is None:
-        return silo
-    return silo.forgetting(np.isin(groups, groups[silo.forgotten]))
+    def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
+        """Contribution, of norm at most the clip norm, of a client that leaves, for the client unit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,8 @@ class Rerun(TrainingRounds):
     Formal guarantees:
         Exact if the ledger charged the forgotten units nothing up to that state; otherwise certified, with what it
         charged those units, as a group: all that follows is post-processing of the state and fresh sums without them.
-        Optimiser state goes back with the model.
+        Optimiser state goes back with the model. The cohort is public and the branch's: who is
+        there at the deletion, from its first round on, the leaver with its noise share.
     """
 
     @abstractmethod

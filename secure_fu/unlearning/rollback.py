@@ -48,5 +48,10 @@ class Rollback(Rerun):
     def checkpoint(self, deletion: Deletion) -> int:
         """A multiple of `checkpoint_every`; see the class."""
         checkpoints = range(0, deletion.recipe.rounds + 1, self.checkpoint_every)
-        paid = [(rounds, deletion.unit_epsilon(rounds)) for rounds in checkpoints]
-        return max(rounds for rounds, epsilon in paid if epsilon is not None and epsilon <= self.forget_epsilon)
+        return max(rounds for rounds in checkpoints if self._will_do(rounds, deletion))
+
+    def _will_do(self, rounds: int, deletion: Deletion) -> bool:
+        if rounds <= deletion.joined_at:
+            return True
+        paid = deletion.unit_epsilon(rounds)
+        return paid is not None and paid <= self.forget_epsilon

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from secure_fu.learning import client_update
-from secure_fu.privacy import clip_l2
 from secure_fu.protocol import LocalTask, RoundTerms
 from secure_fu.training import Silo, clipped_gradients
 from secure_fu.training.local_updates import local_training
@@ -52,10 +51,8 @@ class _ScrubTask(JointTask):
         chosen = self._silo.records.subset(sampled)
         return clipped_gradients(self._silo, model, chosen, terms, loss=true_class_removed)
 
-    def _of_client(
-        self, retained: NDArray[np.float64], model: NDArray[np.float32], terms: RoundTerms
-    ) -> NDArray[np.float64]:
-        forgetting = client_update(
+    def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
+        return -client_update(
             self._silo.model,
             model.astype(np.float64),
             self._silo.forgotten_records,
@@ -64,7 +61,6 @@ class _ScrubTask(JointTask):
             seed=terms.round_number,
             loss=true_class_removed,
         )
-        return clip_l2(retained - forgetting, terms.clip_norm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,10 +84,6 @@ def test_a_certificate_for_one_unit_and_one_without_a_bound():
 # No method can claim what it does not compute
 
 
-def concrete():
-    return [method for method in METHODS.values() if method is not FineTune]
-
-
 def test_the_kind_of_claim_is_in_the_type():
     for method in METHODS.values():
         claimed = typing.get_type_hints(method.guarantee)["return"]

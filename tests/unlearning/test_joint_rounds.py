@@ -74,9 +74,7 @@ ALL = (
     [
         (Unit.RECORD, DeletionRequest.some_records("silo-1", (0, 7, 29))),
         (Unit.GROUP, DeletionRequest.person("silo-1/2", "silo-3/0")),
-        (Unit.GROUP, DeletionRequest.some_records("silo-1", (0, 7, 29))),
         (Unit.CLIENT, DeletionRequest.whole_client("silo-1")),
-        (Unit.CLIENT, DeletionRequest.some_records("silo-1", (0, 7, 29))),
     ],
 )
 def test_every_method_runs_for_every_unit_and_charges_as_it_says(unit, request_):

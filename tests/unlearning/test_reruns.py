@@ -152,7 +152,7 @@ def test_an_infinite_charge_is_never_small_enough():
 
 
 def test_units_that_were_there_from_the_start_take_rollback_to_the_public_start():
-    case = deletion(lambda rounds: 0.1 * rounds)
+    case = deletion(lambda rounds: 0.1 * rounds, joined_at=0)
     assert Rollback().checkpoint(case) == 0
     assert Rollback(forget_epsilon=1.0).checkpoint(case) == 10
 

@@ -114,13 +114,13 @@ def states(rounds, seed=0):
     )
 
 
-def deletion(paid=lambda rounds: 0.1 * max(0, rounds - 12), *, units=3, **changes):
-    """A deletion of units that the ledger has charged `paid(rounds)`; as it stands, since round 12 of 20."""
+def deletion(paid=lambda rounds: 0.1 * max(0, rounds - 12), *, joined_at=12, units=3, **changes):
+    """A deletion of units that joined after 12 of 20 rounds, and that the ledger has charged `paid(rounds)` since."""
     own = recipe(**changes)
     return Deletion(
         recipe=own,
         states=states(own.rounds),
-        joined_at=0,
+        joined_at=joined_at,
         forgotten_units=units,
         unit_epsilon=paid,
         delta=1e-5,
