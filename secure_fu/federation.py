@@ -126,6 +126,9 @@ class Federation:
         for name in self._joins:
             if name not in clients:
                 raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
+        missing = {"epochs", "batch_size", "learning_rate"} - set(recipe.local)
+        if recipe.unit is Unit.CLIENT and missing:
+            raise ArgumentError("plan.recipe.local", dict(recipe.local), f"also {', '.join(sorted(missing))}")
         for name in (SERVER, KEY_HOLDER):
             if name in clients:
                 raise ArgumentError("clients", name, f"names other than {SERVER!r} and {KEY_HOLDER!r}")

@@ -98,9 +98,6 @@ def make_plan(
     longest = rounds if branch_rounds is None else branch_rounds
     if longest < 0:
         raise ArgumentError("branch_rounds", longest, "at least 0")
-    missing = {"epochs", "batch_size", "learning_rate"} - set(local or {}) if unit is Unit.CLIENT else set()
-    if missing:
-        raise ArgumentError("local", dict(local or {}), f"also {', '.join(sorted(missing))}, for the client unit")
     dimension = FlatModel(module).dimension
     # A sum in which every sampled unit puts half its clip norm into one coordinate, all the same way, is no gradient
     # any more; what is clamped there costs utility, not privacy. Made from public numbers only.

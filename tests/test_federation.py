@@ -247,6 +247,15 @@ def test_clients_may_not_be_called_as_the_other_parties(name):
         federation(clients={**silos(3), name: silos(1)["silo-0"]})
 
 
+def test_the_client_unit_needs_to_know_how_clients_train():
+    module = mlp(5, (), 3, 0)
+    plan = make_plan(
+        module, clients=4, nominal_units=4, minimum_cohort=3, unit=Unit.CLIENT, rounds=2, sampling_rate=1.0
+    )
+    with pytest.raises(ArgumentError, match="batch_size, epochs, learning_rate"):
+        federation(Unit.CLIENT, plan=plan)
+
+
 def test_rounds_of_ones_own_count_when_a_checkpoint_is_judged():
     plan = plan_for(mlp(5, (), 3, 0), clients=5, rounds=3, noise_multiplier=50.0)
     with federation(clients=silos(5), plan=plan, joins={"silo-4": 1}) as federated:
