@@ -20,8 +20,12 @@ QUICK = ("--set", "training.rounds=4", "--set", "deletion.joined_at=2")
 
 def main() -> None:
     options = arguments(__doc__, data_dir=True)
-    runs = {"digits-silos": 1 if options.quick else 3, "mnist-devices": 1, "mnist-silos": 1, "breast-cancer-silos": 1}
-    report(options, {preset: _measure(preset, count, options) for preset, count in runs.items()})
+    runs = {"digits-silos": 1 if options.quick else 3, "breast-cancer-silos": 1, "mnist-devices": 1, "mnist-silos": 1}
+    figures: dict[str, object] = {}
+    for preset, count in runs.items():
+        figures[preset] = _measure(preset, count, options)
+        print(preset, json.dumps(figures[preset]), flush=True)
+    report(options, figures)
 
 
 def _measure(preset: str, count: int, options: Namespace) -> dict[str, object]:

@@ -16,22 +16,24 @@ FORGOTTEN = np.arange(12) % 3 == 0
 GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 
 
-def trained(own, unit=Unit.RECORD, rate=0.5):
+def trained(own, unit=Unit.RECORD, rate=0.5, clip_norm=CLIP):
     """A silo after some training rounds on models of their own; seeds are the round numbers."""
     made = silo(own)
     for number in range(ROUNDS):
-        TrainingTask(made).contribution(weights(number), terms(unit, retained=rate, number=number), Words(number))
+        round_terms = terms(unit, retained=rate, number=number, clip_norm=clip_norm)
+        TrainingTask(made).contribution(weights(number), round_terms, Words(number))
     return made
 
 
-def contribution(of, unit=Unit.RECORD, *, retained=0.0, forgotten=1.0, seed=99, task=None):
+def contribution(of, unit=Unit.RECORD, *, retained=0.0, forgotten=1.0, seed=99, task=None, clip_norm=CLIP):
     if task is None:
         ((purpose, task),) = Correction().client_tasks(of).items()
         assert purpose == "unlearn/correction"
-    return task.contribution(weights(77), terms(unit, retained=retained, forgotten=forgotten), Words(seed))
+    round_terms = terms(unit, retained=retained, forgotten=forgotten, clip_norm=clip_norm)
+    return task.contribution(weights(77), round_terms, Words(seed))
 
 
-def history(own, positions, rate, names=None):
+def history(own, positions, rate, names=None, clip_norm=CLIP):
     """What these records, as one unit, contributed to training: the slow loop."""
     total = np.zeros(MODEL.dimension)
     for number in range(ROUNDS):
@@ -42,16 +44,20 @@ def history(own, positions, rate, names=None):
             (inside,) = sampled(number, rate, len(set(names)))
             chosen = inside[sorted(set(names)).index(names[positions[0]])]
         if chosen:
-            total += clipped(sum(gradient(weights(number), own.features[i], own.labels[i]) for i in positions))
+            together = sum(gradient(weights(number), own.features[i], own.labels[i]) for i in positions)
+            total += clipped(together, clip_norm)
     return total
 
 
-def test_it_takes_back_each_records_own_clipped_history():
+@pytest.mark.parametrize(("clip_norm", "acts"), [(CLIP, True), (100.0, False)])
+def test_it_takes_back_each_records_own_clipped_history(clip_norm, acts):
     own = records()
-    found = contribution(trained(own).forgetting(FORGOTTEN))
-    histories = [history(own, [i], 0.5) for i in np.flatnonzero(FORGOTTEN)]
-    assert any(np.linalg.norm(part) > CLIP for part in histories), "a clip that never acts tests nothing"
-    assert found == pytest.approx(-clipped_sum(part for part in histories if part.any()), rel=1e-9, abs=1e-12)
+    leaving = trained(own, clip_norm=clip_norm).forgetting(FORGOTTEN)
+    found = contribution(leaving, clip_norm=clip_norm)
+    histories = [history(own, [i], 0.5, clip_norm=clip_norm) for i in np.flatnonzero(FORGOTTEN)]
+    assert any(np.linalg.norm(part) > clip_norm for part in histories) == acts
+    expected = -clipped_sum((part for part in histories if part.any()), clip_norm)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
