@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import ArgumentError
+from secure_fu.errors import ArgumentError, NonFiniteError
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import ReleasedModel, ReleasedSum, SumRequest
 from secure_fu.protocol.messages import Settings
@@ -129,10 +129,20 @@ class TrainingState:
         Args:
             released: sum of clipped gradients, or of negative clipped updates.
             rate_factor: multiplies the learning rate.
+
+        Raises:
+            NonFiniteError: training diverged.
         """
-        mean = released.values / (recipe.sampling_rate * recipe.nominal_units)
-        velocity = recipe.momentum * self.velocity + mean
-        moved = self.model.vector.astype(np.float64) - rate_factor * recipe.learning_rate * velocity
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = released.values / (recipe.sampling_rate * recipe.nominal_units)
+            velocity = recipe.momentum * self.velocity + mean
+            moved = self.model.vector.astype(np.float64) - rate_factor * recipe.learning_rate * velocity
+            finite = bool(np.isfinite(moved.astype(np.float32)).all())
+        if not finite:
+            raise NonFiniteError(
+                f"the model left the finite numbers in round {released.round_number}: training diverged; "
+                f"expected a learning rate below {rate_factor * recipe.learning_rate!r}"
+            )
         return TrainingState(
             model=self.model.derived(moved, released),
             velocity=velocity,
