@@ -11,7 +11,6 @@ from typing import Protocol
 
 from secure_fu.config import SimulationConfig, to_toml
 from secure_fu.crypto import InsecureDeterministicRandomness
-from secure_fu.errors import ConfigError
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation
 from secure_fu.learning import FlatModel
@@ -176,11 +175,8 @@ class Simulation:
 
 def _methods(config: SimulationConfig) -> list[UnlearningMethod]:
     settings = config.unlearning.settings
-    for name in settings:
-        if name not in config.unlearning.methods:
-            raise ConfigError(
-                f"unlearning.settings.{name}", dict(settings[name]), "settings of a method in unlearning.methods"
-            )
+    for name, values in settings.items():
+        method_from_settings(name, values)  # also those of methods that do not run: a typo must not go unseen
     return [Retrain(), *(method_from_settings(name, settings.get(name, {})) for name in config.unlearning.methods)]
 
 

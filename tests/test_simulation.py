@@ -473,7 +473,8 @@ def test_a_short_training_pays_for_longer_methods(tmp_path: Path) -> None:
         (["privacy.noise_multiplier=0.1"], BudgetExceededError, "noise_multiplier is 0.1; expected at least"),
         (["privacy.epsilon=1e-4"], UnattainableEpsilonError, "epsilon 0.0001 at delta 1e-05 is out of reach"),
         (['unlearning.methods=["scrb"]'], ConfigError, "did you mean 'scrub'"),
-        (["unlearning.settings.scrub.length=3"], ConfigError, "unlearning.settings.scrub is {'length': 3}"),
+        (["unlearning.settings.scrb.length=3"], ConfigError, "did you mean 'scrub'"),
+        (["unlearning.settings.correction.lenght=3"], ConfigError, "unlearning.settings.correction.lenght is 3"),
         (
             ['unlearning.methods=["scrub"]', "unlearning.settings.scrub.lenght=3"],
             ConfigError,
