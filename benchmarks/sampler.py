@@ -8,7 +8,7 @@ from fractions import Fraction
 from harness import arguments, report, timed
 
 from secure_fu.crypto import SecureStream
-from secure_fu.privacy import sample_discrete_gaussian
+from secure_fu.discrete_gaussian import sample_discrete_gaussian
 
 
 def main() -> None:

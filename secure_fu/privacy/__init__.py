@@ -10,7 +10,6 @@ from secure_fu.privacy.accounting import pld_epsilon, renyi_epsilon
 from secure_fu.privacy.budget import Budget
 from secure_fu.privacy.calibration import Calibration, calibrate_noise
 from secure_fu.privacy.clipping import clip_l2
-from secure_fu.privacy.discrete_gaussian import RandomStream, sample_discrete_gaussian, tail_bound
 from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
 from secure_fu.privacy.events import GaussianSumEvent
 from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
@@ -42,7 +41,6 @@ __all__ = [
     "NoiseShare",
     "Phase",
     "PrivacyLedger",
-    "RandomStream",
     "Reservation",
     "RocCurve",
     "Subject",
@@ -58,7 +56,5 @@ __all__ = [
     "pld_epsilon",
     "renyi_epsilon",
     "roc_curve",
-    "sample_discrete_gaussian",
-    "tail_bound",
     "true_positive_rate",
 ]

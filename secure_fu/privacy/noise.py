@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.discrete_gaussian import MAX_SIGMA_SQUARED, RandomStream, sample_discrete_gaussian, tail_bound
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy._checks import positive, positive_integer
-from secure_fu.privacy.discrete_gaussian import MAX_SIGMA_SQUARED, RandomStream, sample_discrete_gaussian, tail_bound
 
 __all__ = ["NoiseShare", "assured_clients"]
 

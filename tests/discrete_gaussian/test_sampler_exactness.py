@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_fu.privacy import discrete_gaussian, sample_discrete_gaussian
-from secure_fu.privacy._exponential import exponential_enclosure, uniform_below_scaled_exponential
-from secure_fu.privacy._paving import SLOT_BITS, pave
+from secure_fu.discrete_gaussian import sample_discrete_gaussian, sampler
+from secure_fu.discrete_gaussian._exponential import exponential_enclosure, uniform_below_scaled_exponential
+from secure_fu.discrete_gaussian._paving import SLOT_BITS, pave
 
 SLOTS = 2**SLOT_BITS
 SIGMAS_SQUARED = [
@@ -79,14 +79,14 @@ def test_every_edge_cell_accepts_with_exactly_the_curve_height(sigma_squared, mo
     # Words above the threshold are refused and words below it accepted; at the threshold it depends on what follows.
     # Close to it fixed point cannot tell, and the exact way is taken.
     exact_calls = []
-    is_below = discrete_gaussian._is_below
-    monkeypatch.setattr(discrete_gaussian, "_is_below", lambda *a: exact_calls.append(1) or is_below(*a))
+    is_below = sampler._is_below
+    monkeypatch.setattr(sampler, "_is_below", lambda *a: exact_calls.append(1) or is_below(*a))
     for distance in (0, 1, 2**20, 2**33, 2**45, 2**52):
         for sign in (-1, 1):
             chosen = [min(max(t + sign * distance, 0), 2**64 - 1) for t in truth]
             for ending in (0, 2**64 - 1):
                 stream = Continued([words, chosen], ending)
-                accepted = discrete_gaussian._propose(paving, len(words), stream)
+                accepted = sampler._propose(paving, len(words), stream)
                 expected = [
                     int(y)
                     for y, i, c in zip(integers, heights, chosen, strict=True)
@@ -181,9 +181,9 @@ def test_the_tail_accepts_with_exactly_the_curve_height(sigma_squared, block):
             continue
         portions = [[paving.tail_slot], [script[0]], *blocks, [offset], *([w] for w in script[1:])]
         stream = Continued(portions, 2**63)
-        assert discrete_gaussian._propose(paving, 1, stream).tolist() == expected
+        assert sampler._propose(paving, 1, stream).tolist() == expected
         stream = Continued([[paving.tail_slot | SLOTS], *portions[1:]], 2**63)
-        assert discrete_gaussian._propose(paving, 1, stream).tolist() == [-y for y in expected]
+        assert sampler._propose(paving, 1, stream).tolist() == [-y for y in expected]
 
 
 def test_slots_signs_and_offsets_lead_where_the_docstring_says(scripted_stream):
@@ -204,7 +204,7 @@ def test_slots_signs_and_offsets_lead_where_the_docstring_says(scripted_stream):
     stream = scripted_stream(words, [])
     expected = [0, 5, -5, (2 << paving.width_bits) + 3]
     expected += [7] if paving.tail_slot < SLOTS - 1 else [0, 7]
-    assert discrete_gaussian._propose(paving, len(words), stream).tolist() == expected
+    assert sampler._propose(paving, len(words), stream).tolist() == expected
     assert stream.exhausted
 
 

@@ -16,10 +16,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.discrete_gaussian._exponential import uniform_below_scaled_exponential
+from secure_fu.discrete_gaussian._paving import SLOT_BITS, Paving, pave
 from secure_fu.errors import ArgumentError
-from secure_fu.privacy._checks import positive_integer
-from secure_fu.privacy._exponential import uniform_below_scaled_exponential
-from secure_fu.privacy._paving import SLOT_BITS, Paving, pave
 
 __all__ = ["MAX_SIGMA_SQUARED", "RandomStream", "sample_discrete_gaussian", "tail_bound"]
 
@@ -57,7 +56,7 @@ def sample_discrete_gaussian(sigma_squared: Fraction, size: int, *, stream: Rand
     Formal Guarantees:
         If the stream's words are independent and uniform, the samples are independent and each has exactly the law
         N_Z(0, sigma_squared). No floating-point number enters a decision. The argument, for w, v powers of two and n an
-        integer from :func:`~secure_fu.privacy._paving.pave`:
+        integer from :func:`~secure_fu.discrete_gaussian._paving.pave`:
 
         1. *Proposal.* The low 13 bits of a word choose one of 2**13 slots, the next bit a sign, the following bits an
            offset below w; they are disjoint, hence independent and exactly uniform. A slot is a cell (column k, level
@@ -123,7 +122,8 @@ def tail_bound(sigma_squared: Fraction, size: int, *, log2_probability: float) -
     """
     if not sigma_squared > 0:
         raise ArgumentError("sigma_squared", sigma_squared, "a positive rational number")
-    positive_integer("size", size)
+    if size < 1:
+        raise ArgumentError("size", size, "a number of coordinates, at least 1")
     if not -math.inf < log2_probability <= 0.0:
         raise ArgumentError("log2_probability", log2_probability, "a finite number, at most 0")
     nats = (math.log(2 * size) - log2_probability * math.log(2.0)) * (1.0 + 2.0**-40)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from secure_fu.discrete_gaussian import sample_discrete_gaussian, tail_bound
 from secure_fu.errors import ArgumentError
-from secure_fu.privacy import sample_discrete_gaussian, tail_bound
 
 # A right sampler fails a test once in ten million runs.
 ALPHA = 1e-7

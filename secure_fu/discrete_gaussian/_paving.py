@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.privacy._exponential import exponential_enclosure
+from secure_fu.discrete_gaussian._exponential import exponential_enclosure
 
 __all__ = ["SLOT_BITS", "Paving", "pave"]
 
