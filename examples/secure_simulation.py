@@ -30,7 +30,7 @@ CONFIG = SimulationConfig(
     data=DataConfig(source="digits", clients=5, client_prefix="clinic"),
     training=TrainingConfig(rounds=20, learning_rate=0.5, sampling_rate=0.25),
     privacy=PrivacyConfig(epsilon=8.0, delta=1e-5),
-    protocol=ProtocolConfig(scheme="bfv", minimum_cohort=4, colluders=1),
+    protocol=ProtocolConfig(scheme="kahe", minimum_cohort=4, colluders=1),
     deletion=DeletionConfig(scope="client", joined_at=10, backdoor=True),
     unlearning=UnlearningConfig(methods=("rollback", "finetune"), settings={"finetune": {"length": 5}}),
 )

@@ -182,26 +182,63 @@ class ProtocolConfig:
     """The secure sum.
 
     Attributes:
-        scheme: `bfv`, or `plain` for comparison only: it is insecure.
+        scheme: `kahe`, opened by a committee; `bfv`, opened by a key-holder, which assumes more honesty; or `plain` for
+            comparison only: it is insecure.
         minimum_cohort: fewer uploads than this are never opened.
         colluders: clients that may omit their noise or pool what they know; minimum_cohort - colluders is at least 2.
         dropout: chance that an invited client does not answer a round; a simulated accident, drawn from the seed.
+        members: size of the committee.
+        corrupt: members that may pool all they know with the server; threshold is above it.
+        threshold: members that open a sum.
+        quorum: members that have to agree on one roll; 2 * quorum is above members + corrupt.
+        member_dropout: chance that a member is away, drawn anew before it votes and before it answers.
+        grid: `fine`, or `rotated` for sums of `sum_bits` bits: client unit and scheme `kahe` only.
+        sum_bits: width of a coordinate of a sum on the rotated grid.
     """
 
-    scheme: str = "bfv"
+    scheme: str = "kahe"
     minimum_cohort: int = 9
     colluders: int = 1
     dropout: float = 0.0
+    members: int = 10
+    corrupt: int = 3
+    threshold: int = 7
+    quorum: int = 7
+    member_dropout: float = 0.0
+    grid: str = "fine"
+    sum_bits: int = 16
 
     def __post_init__(self) -> None:
-        _one_of("protocol.scheme", self.scheme, ("bfv", "plain"))
+        _one_of("protocol.scheme", self.scheme, ("kahe", "bfv", "plain"))
+        _one_of("protocol.grid", self.grid, ("fine", "rotated"))
+        if self.grid == "rotated" and self.scheme != "kahe":
+            raise ConfigError("protocol.grid", self.grid, f"fine, with scheme {self.scheme}")
+        _at_least("protocol.corrupt", self.corrupt, 0)
+        if not 1 <= self.members <= 1024:
+            raise ConfigError("protocol.members", self.members, "a whole number from 1 to 1024")
+        if not self.corrupt < self.threshold <= self.members:
+            raise ConfigError(
+                "protocol.threshold",
+                self.threshold,
+                f"a whole number above protocol.corrupt, {self.corrupt}, and at most protocol.members, {self.members}",
+            )
+        least = (self.members + self.corrupt) // 2 + 1
+        if not least <= self.quorum <= self.members:
+            raise ConfigError(
+                "protocol.quorum",
+                self.quorum,
+                f"a whole number from {least}, so that 2 * quorum > members + corrupt, to {self.members}",
+            )
+        if not 8 <= self.sum_bits <= 32:
+            raise ConfigError("protocol.sum_bits", self.sum_bits, "a whole number from 8 to 32")
         _at_least("protocol.colluders", self.colluders, 0)
         if self.minimum_cohort - self.colluders < 2:
             raise ConfigError(
                 "protocol.minimum_cohort", self.minimum_cohort, f"at least {self.colluders + 2}, colluders + 2"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError("protocol.dropout", self.dropout, "a number in [0, 1)")
+        for key in ("dropout", "member_dropout"):
+            if not 0.0 <= getattr(self, key) < 1.0:
+                raise ConfigError(f"protocol.{key}", getattr(self, key), "a number in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +309,8 @@ class SimulationConfig:
             raise ConfigError(
                 "deletion.joined_at", self.deletion.joined_at, f"below training.rounds, {self.training.rounds}"
             )
+        if self.protocol.grid == "rotated" and self.training.unit != "client":
+            raise ConfigError("protocol.grid", self.protocol.grid, f"fine, with training.unit {self.training.unit}")
         joined = self.data.clients - (1 if self.deletion.joined_at else 0)
         if self.protocol.minimum_cohort > joined:
             raise ConfigError(

@@ -21,6 +21,7 @@ __all__ = [
     "PolicyRefusal",
     "PrivacyError",
     "ProtocolError",
+    "RecordError",
     "ReuseError",
     "RosterError",
     "RoundAborted",
@@ -28,7 +29,9 @@ __all__ = [
     "SealError",
     "SecretKeyExposedError",
     "SecureFUError",
+    "ShareMisfit",
     "SignatureError",
+    "TranscriptError",
     "UnattainableEpsilonError",
     "WireError",
 ]
@@ -66,7 +69,7 @@ class DataError(SecureFUError):
 
 
 class NonFiniteError(SecureFUError, ArithmeticError):
-    """A gradient or a local update came out NaN or infinite; whoever computed it sits the round out."""
+    """A gradient or a local update came out NaN or infinite; it counts as zero, and shows to nobody."""
 
 
 class ReuseError(SecureFUError):
@@ -127,6 +130,18 @@ class LedgerError(PrivacyError):
 
 class ProtocolError(SecureFUError):
     """A message does not fit the state of the round; the receiver's state is unchanged."""
+
+
+class RecordError(ProtocolError):
+    """A party's durable record is missing, damaged, of another kind, or in use by another process."""
+
+
+class TranscriptError(ProtocolError):
+    """A transcript does not hold; the message names its line."""
+
+
+class ShareMisfit(ProtocolError):
+    """A share does not fit. It names the position, a client's share to a member; either of them may be at fault."""
 
 
 class PolicyRefusal(ProtocolError):

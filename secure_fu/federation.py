@@ -5,9 +5,7 @@ This is the library's front door: bring a module and each client's records, trai
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 import tempfile
 import time
 from collections import Counter
@@ -19,24 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from secure_fu.crypto import EncryptionPool, Identity, OsRandomness, Randomness, Role, Roster, scheme
+from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
 from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import ArgumentError, ProtocolError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
-from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, LedgerEvent, PrivacyLedger, Subject, Unit, renyi_epsilon
-from secure_fu.protocol import (
-    Client,
-    InProcessSums,
-    KeyHolder,
-    LocalTask,
-    OpeningRecord,
-    Policy,
-    ReleasedModel,
-    RoundTraffic,
-    Server,
-    Transcript,
-)
+from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, LedgerEvent, Subject, Unit, renyi_epsilon
+from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic, Transcript
 from secure_fu.training import (
     TRAIN,
     OnRound,
@@ -52,8 +40,6 @@ from secure_fu.unlearning import METHODS, Deletion, Guarantee, UnlearningMethod
 __all__ = ["Federation", "Unlearned"]
 
 ORIGINAL = "original"
-SERVER = "server"
-KEY_HOLDER = "key-holder"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,21 +64,24 @@ class Unlearned:
 
 
 class Federation:
-    """Clients, a server and a key-holder; one model; one privacy ledger.
+    """Clients, a server and a committee; one model; one privacy ledger.
 
     Args:
         module: the model; its present parameters are the public starting point.
         clients: records by client name; names of letters, digits, `.`, `_` and `-`.
         plan: recipe, budget and cohort, from :func:`secure_fu.planning.make_plan`.
-        scheme_name: `bfv`; `plain` is for comparison only and does not encrypt.
+        scheme_name: `kahe`, opened by a committee; `bfv`, opened by a key-holder, assumes more honesty; `plain` is for
+            comparison only and does not encrypt.
+        committee: members, threshold, quorum and corrupt members; for `kahe`.
         joins: rounds done before a client joins, for those that join late.
         vanishes: whether an invited client fails to answer, by (round number, client name): a simulated accident.
-        directory: where ledger, transcript and the key-holder's record are kept; None keeps them in a temporary one
-            until closed.
+        member_vanishes: the same for the committee's members, asked before they vote and before they answer.
+        directory: where ledger, transcript, roster, policy and the parties' records are kept; None keeps them in a
+            temporary one until closed.
         keep_history: whether clients keep what the method `correction` needs.
         own_methods: methods of your own that :meth:`unlearn` may be asked to run; those of the package always may.
-        encryption_processes: worker processes that encrypt while this one computes; 0 encrypts here. Worth it from some
-            ten thousand parameters on.
+        encryption_processes: for schemes with a key-holder, worker processes that encrypt while this one computes; 0
+            encrypts here. Worth it from some ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
 
     Raises:
@@ -105,9 +94,11 @@ class Federation:
         clients: Mapping[str, Records],
         *,
         plan: Plan,
-        scheme_name: str = "bfv",
+        scheme_name: str = KAHE,
+        committee: CommitteeTerms = DEFAULT_COMMITTEE,
         joins: Mapping[str, int] | None = None,
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
+        member_vanishes: Callable[[int, str], bool] = lambda _round, _member: False,
         directory: Path | None = None,
         keep_history: bool = True,
         own_methods: Iterable[UnlearningMethod] = (),
@@ -118,10 +109,7 @@ class Federation:
         self.plan = plan
         self.budget = plan.budget
         self.model = FlatModel(module)
-        self.scheme = scheme(scheme_name)
-        self._randomness = OsRandomness() if randomness is None else randomness
-        self._vanishes = vanishes
-        self._pool = EncryptionPool(scheme_name, encryption_processes) if encryption_processes else None
+        self.scheme_name = scheme_name
         self._joins = dict(joins or {})
         for name in self._joins:
             if name not in clients:
@@ -129,57 +117,54 @@ class Federation:
         missing = {"epochs", "batch_size", "learning_rate"} - set(recipe.local)
         if recipe.unit is Unit.CLIENT and missing:
             raise ArgumentError("plan.recipe.local", dict(recipe.local), f"also {', '.join(sorted(missing))}")
-        for name in (SERVER, KEY_HOLDER):
-            if name in clients:
-                raise ArgumentError("clients", name, f"names other than {SERVER!r} and {KEY_HOLDER!r}")
         present = len(self._cohort_of(clients, 0))
         if plan.minimum_cohort > present:
             raise ArgumentError(
                 "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
             )
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if directory is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
-            directory = Path(self._scratch.name)
-        self._directory = directory
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._silos = {
             name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history, stacked=stacked)
             for name, records in sorted(clients.items())
         }
-        self._identities = {name: Identity.generate(name, Role.CLIENT) for name in self._silos}
-        self._identities[SERVER] = Identity.generate(SERVER, Role.SERVER)
-        self._identities[KEY_HOLDER] = Identity.generate(KEY_HOLDER, Role.KEY_HOLDER)
-        self._roster = Roster.of(identity.party for identity in self._identities.values())
-        self.policy = Policy(
-            server=SERVER,
-            key_holder=KEY_HOLDER,
-            roster_digest=self._roster.digest,
-            unit=recipe.unit,
-            clip_norm=recipe.clip_norm,
-            noise_multiplier=recipe.noise_multiplier,
-            sampling_rate=recipe.sampling_rate,
-            minimum_cohort=plan.minimum_cohort,
-            colluders=plan.colluders,
-            purposes=frozenset(
-                {TRAIN, *(f"unlearn/{name}" for name in METHODS), *(method.purpose for method in own_methods)}
-            ),
-            parameter_sets=frozenset({self.scheme.parameter_set}),
-        )
-        self.ledger = PrivacyLedger.create(self._directory / "ledger.sqlite", budget=plan.budget)
-        self._run_key = os.urandom(32)
-        self._key_holder_record = OpeningRecord(directory / "key_holder.sqlite")
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
+            directory = Path(self._scratch.name)
+        self._directory = directory
+        try:
+            self._parties = Parties(
+                self._silos,
+                plan=plan,
+                scheme_name=scheme_name,
+                terms=committee,
+                purposes=frozenset(
+                    {TRAIN, *(f"unlearn/{name}" for name in METHODS), *(method.purpose for method in own_methods)}
+                ),
+                directory=directory,
+                cohort=self._cohort,
+                vanishes=vanishes,
+                member_vanishes=member_vanishes,
+                encryption_processes=encryption_processes,
+                randomness=OsRandomness() if randomness is None else randomness,
+            )
+        except BaseException:
+            self._remove_scratch()
+            raise
+        self.ledger = self._parties.ledger
+        self.policy = self._parties.policy
+        self.roster = self._parties.roster
         self._training_sums: InProcessSums | None = None
         self._training_transcript: Transcript | None = None
         self.states: list[TrainingState] = [TrainingState.initial(ReleasedModel.public(self.model.vector()))]
 
     def close(self) -> None:
         """Close ledger and records, end worker processes."""
-        if self._pool is not None:
-            self._pool.close()
-        self.ledger.close()
-        self._key_holder_record.close()
+        self._parties.close()
+        self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
         if self._scratch is not None:
             self._scratch.cleanup()
 
@@ -210,6 +195,12 @@ class Federation:
         """What travelled in each training round so far."""
         return () if self._training_sums is None else tuple(self._training_sums.traffic)
 
+    @property
+    def parameter_set(self) -> str:
+        """Of the encryption, as the last training round chose it: scheme `kahe` chooses by the vectors' length."""
+        traffic = self.training_traffic
+        return traffic[-1].parameter_set if traffic else "chosen by the first round"
+
     def train(self, on_round: OnRound = no_observer) -> TrainingState:
         """Run the recipe's training rounds, or those that are left of them.
 
@@ -228,9 +219,11 @@ class Federation:
     def training_sums(self) -> InProcessSums:
         """The secure sums of the original branch: for algorithms of your own, and for measuring rounds."""
         if self._training_sums is None:
-            self._training_transcript = self._transcript(ORIGINAL, bytes(32))
+            self._training_transcript = self._parties.transcript(ORIGINAL)
             tasks = {name: {TRAIN: training_task(silo)} for name, silo in self._silos.items()}
-            self._training_sums = self._sums(ORIGINAL, None, tasks, self._training_transcript, 0)
+            self._training_sums = self._parties.sums(
+                ORIGINAL, parent=None, tasks=tasks, transcript=self._training_transcript, first_round=0
+            )
         return self._training_sums
 
     def unlearn(
@@ -260,12 +253,12 @@ class Federation:
         marks = self._identify(request)
         silos = {name: silo.forgetting(marks[name]) for name, silo in self._silos.items()}
         branch = self._branch_name(method)
-        sums = self._sums(
+        sums = self._parties.sums(
             branch,
-            ORIGINAL,
-            {name: method.client_tasks(silo) for name, silo in silos.items()},
-            self._transcript(branch, self._training_transcript.head),
-            self._training_sums.next_round,
+            parent=ORIGINAL,
+            tasks={name: method.client_tasks(silo) for name, silo in silos.items()},
+            transcript=self._parties.transcript(branch, self._training_transcript.head),
+            first_round=self._training_sums.next_round,
         )
         started = time.perf_counter()
         state = method.run(sums, deletion, on_round)
@@ -372,54 +365,3 @@ class Federation:
 
     def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
         return tuple(name for name in names if self._joins.get(name, 0) <= round_number)
-
-    def _transcript(self, branch: str, start: bytes) -> Transcript:
-        return Transcript(start=start, path=self._directory / "transcript.jsonl", branch=branch)
-
-    def _sums(
-        self,
-        branch: str,
-        parent: str | None,
-        tasks: Mapping[str, Mapping[str, LocalTask]],
-        transcript: Transcript,
-        first_round: int,
-    ) -> InProcessSums:
-        self.ledger.branch(branch, parent=parent)
-        server = Server(
-            self._identities[SERVER],
-            roster=self._roster,
-            policy=self.policy,
-            scheme=self.scheme,
-            ledger=self.ledger,
-            branch=branch,
-            transcript=transcript,
-            run_id=hashlib.sha256(self._run_key + branch.encode()).digest()[:16],
-        )
-        key_holder = KeyHolder(
-            self._identities[KEY_HOLDER],
-            roster=self._roster,
-            policy=self.policy,
-            scheme=self.scheme,
-            record=self._key_holder_record,
-        )
-        clients = {
-            name: Client(
-                self._identities[name],
-                roster=self._roster,
-                policy=self.policy,
-                scheme=self.scheme,
-                tasks=tasks[name],
-                randomness=self._randomness,
-                encryptor=self._pool,
-            )
-            for name in self._silos
-        }
-        return InProcessSums(
-            server=server,
-            key_holder=key_holder,
-            clients=clients,
-            cohort=self._cohort,
-            vanishes=self._vanishes,
-            first_round=first_round,
-            ahead=0 if self._pool is None else self._pool.processes,
-        )

@@ -12,14 +12,17 @@ from secure_fu.errors import ArgumentError, BudgetExceededError
 from secure_fu.learning import FlatModel
 from secure_fu.privacy import (
     Budget,
+    Calibration,
     GaussianSumEvent,
     Grid,
+    RotatedGrid,
     Unit,
     assured_clients,
     calibrate_noise,
     renyi_epsilon,
 )
 from secure_fu.privacy.accounting import order_for_events
+from secure_fu.protocol import GridKind
 from secure_fu.training import Recipe
 
 __all__ = ["Plan", "make_plan"]
@@ -34,6 +37,8 @@ class Plan:
         budget: of each unit.
         minimum_cohort: fewer uploads than this are never opened.
         colluders: clients that may omit their noise or pool what they know.
+        grid: how contributions become integers.
+        sum_bits: width of a coordinate of a sum on the rotated grid.
         planned_epsilon: what training and the longest branch together will cost a unit that is in every round, by Renyi
             divergence; at most the budget's epsilon.
     """
@@ -42,6 +47,8 @@ class Plan:
     budget: Budget
     minimum_cohort: int
     colluders: int
+    grid: GridKind = GridKind.FINE
+    sum_bits: int = 16
     planned_epsilon: float
 
 
@@ -64,6 +71,8 @@ def make_plan(
     colluders: int = 1,
     deletion_reserve: float = 0.5,
     local: Mapping[str, float | int] | None = None,
+    grid: GridKind = GridKind.FINE,
+    sum_bits: int = 16,
 ) -> Plan:
     """Choose noise, saturation and the budget's order for a federation.
 
@@ -82,6 +91,8 @@ def make_plan(
         noise_multiplier: None takes the smallest that fits the budget.
         deletion_reserve: fraction of the Renyi budget that training leaves for deletions.
         local: for the client unit: `epochs`, `batch_size`, `learning_rate` of local training.
+        grid: `GridKind.ROTATED` makes sums of `sum_bits` bits; for the client unit and scheme `kahe`.
+        sum_bits: width of a coordinate of a sum on the rotated grid.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -103,32 +114,59 @@ def make_plan(
     # any more; what is clamped there costs utility, not privacy. Made from public numbers only.
     sampled = 1.0 if unit is Unit.CLIENT else max(1.0, 0.5 * sampling_rate * nominal_units / clients)
     saturation = clip_norm * sampled
-    grid = Grid.fine(clip_norm=clip_norm, dimension=dimension, saturation=saturation, unit=unit)
-    scale = grid.sensitivity / grid.step
     shares = assured_clients(minimum_cohort, colluders)
-    # Renyi divergences add: a training that must leave a part of the budget needs the noise of a longer one.
-    budgeted = max(rounds + longest, math.ceil(rounds / (1.0 - deletion_reserve)))
+    # Renyi divergences add: a training that must leave a part of the budget needs the noise of a longer one. A round
+    # that too few clients answered has cost those who answered, so there are some to spare.
+    training = rounds + _spare(rounds)
+    budgeted = max(training + longest + _spare(longest), math.ceil(training / (1.0 - deletion_reserve)))
+
+    fine = Grid.fine(clip_norm=clip_norm, dimension=dimension, saturation=saturation, unit=unit)
+
+    def scale_at(multiplier: float) -> float:
+        """The sensitivity in steps; the rotated grid's step depends on the noise."""
+        chosen: Grid | RotatedGrid = fine
+        if grid is GridKind.ROTATED:
+            chosen = RotatedGrid.for_sums(
+                clip_norm=clip_norm,
+                dimension=dimension,
+                clients=clients,
+                noise_multiplier=multiplier,
+                assured=shares,
+                sum_bits=sum_bits,
+                unit=unit,
+            )
+        return chosen.sensitivity / chosen.step
 
     def events(multiplier: float, count: int) -> dict[GaussianSumEvent, int]:
         event = GaussianSumEvent(
             noise_multiplier=multiplier,
             sampling_rate=sampling_rate,
-            grid_ratio=multiplier * scale,
+            grid_ratio=multiplier * scale_at(multiplier),
             dimension=dimension,
             shares=shares,
         )
         return {event: count}
 
+    def calibrated() -> Calibration:
+        """The smallest noise that fits: on the fine grid, then on the coarser ones that follow and take more."""
+        scale = fine.sensitivity / fine.step
+        while True:
+            found = calibrate_noise(
+                epsilon=epsilon,
+                delta=delta,
+                rounds={sampling_rate: budgeted},
+                sensitivity_in_steps=scale,
+                dimension=dimension,
+                shares=shares,
+            )
+            coarser = scale_at(found.noise_multiplier)
+            if coarser >= scale:
+                return found
+            scale = coarser
+
     given = noise_multiplier
     if given is None or renyi_epsilon(events(given, budgeted), delta=delta) > epsilon:
-        calibration = calibrate_noise(
-            epsilon=epsilon,
-            delta=delta,
-            rounds={sampling_rate: budgeted},
-            sensitivity_in_steps=scale,
-            dimension=dimension,
-            shares=shares,
-        )
+        calibration = calibrated()
         if given is not None:
             raise BudgetExceededError(
                 f"noise_multiplier is {given:g}; expected at least {calibration.noise_multiplier:g}, which keeps "
@@ -154,5 +192,11 @@ def make_plan(
         budget=Budget(epsilon=epsilon, delta=delta, order=order, deletion_reserve=deletion_reserve, unit=unit),
         minimum_cohort=minimum_cohort,
         colluders=colluders,
+        grid=grid,
+        sum_bits=sum_bits,
         planned_epsilon=renyi_epsilon(events(noise_multiplier, rounds + longest), delta=delta),
     )
+
+
+def _spare(rounds: int) -> int:
+    return math.ceil(rounds / 50)

@@ -26,6 +26,11 @@ __all__ = ["ResultBuilder"]
 _RETRAINED = "retrained"
 _PACKAGES = ("secure-fu", "torch", "opacus", "tenseal", "numpy", "dp-accounting", "cryptography")
 _TRUST = {
+    "kahe": (
+        "Nobody holds a key that opens an upload. Every client encrypts under a key of its own and shares it among the "
+        "committee, which votes on one list of clients and opens only the sum over that list. The server may deviate "
+        "at will and pool all it knows with {corrupt} of the {members} members and {colluders} of the clients of a sum."
+    ),
     "bfv": (
         "Nobody but the key-holder can open ciphertexts, and it is not the server. Server, key-holder and clients are "
         "assumed to follow the protocol and not to pool what they see (honest but curious): the key-holder cannot "
@@ -53,7 +58,7 @@ class ResultBuilder:
         self._federation = federation
         self._evaluator = evaluator
         self._insecure: list[str] = []
-        if not federation.scheme.secure:
+        if federation.scheme_name == "plain":
             self._insecure.append("--scheme plain: uploads are not encrypted; the server sees every contribution")
         if insecure_deterministic:
             self._insecure.append(
@@ -170,7 +175,8 @@ class ResultBuilder:
         Args:
             complete: whether every row is there.
         """
-        config, plan = self._config, self._federation.plan
+        config, plan, policy = self._config, self._federation.plan, self._federation.policy
+        scheme_name = self._federation.scheme_name
         seconds = (datetime.now(UTC) - self._created).total_seconds()
         return {
             "schema": SCHEMA,
@@ -181,10 +187,12 @@ class ResultBuilder:
             "config": config.to_dict(),
             "scenario": self._scenario_dict(),
             "scheme": {
-                "name": self._federation.scheme.name,
-                "parameter_set": self._federation.scheme.parameter_set,
-                "secure": self._federation.scheme.secure,
-                "trust": _TRUST[self._federation.scheme.name],
+                "name": scheme_name,
+                "parameter_set": self._federation.parameter_set,
+                "secure": scheme_name != "plain",
+                "trust": _TRUST[scheme_name].format(
+                    corrupt=policy.terms.corrupt, members=policy.terms.members, colluders=policy.colluders
+                ),
             },
             "privacy": {
                 "delta": plan.budget.delta,

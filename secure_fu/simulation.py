@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Protocol
 
 from secure_fu.config import SimulationConfig, to_toml
-from secure_fu.crypto import InsecureDeterministicRandomness
+from secure_fu.crypto import CommitteeTerms, InsecureDeterministicRandomness
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan, make_plan
 from secure_fu.privacy import Unit
-from secure_fu.protocol import ReleasedModel
+from secure_fu.protocol import GridKind, ReleasedModel
 from secure_fu.report import write_report
 from secure_fu.results import ResultBuilder
 from secure_fu.run_directory import RunDirectory
@@ -89,7 +90,14 @@ class Simulation:
             plan=plan,
             scheme_name=config.protocol.scheme,
             joins=scenario.joins,
+            committee=CommitteeTerms(
+                members=config.protocol.members,
+                threshold=config.protocol.threshold,
+                quorum=config.protocol.quorum,
+                corrupt=config.protocol.corrupt,
+            ),
             vanishes=_accidents(config),
+            member_vanishes=_member_accidents(config),
             directory=out,
             keep_history="correction" in config.unlearning.methods,
             encryption_processes=encryption_processes(FlatModel(scenario.module).dimension),
@@ -213,6 +221,8 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
         noise_multiplier=config.privacy.noise_multiplier or None,
         colluders=config.protocol.colluders,
         deletion_reserve=config.privacy.deletion_reserve,
+        grid=GridKind(config.protocol.grid),
+        sum_bits=config.protocol.sum_bits,
         local={
             "epochs": training.local_epochs,
             "batch_size": training.local_batch_size,
@@ -235,5 +245,16 @@ def _accidents(config: SimulationConfig) -> Callable[[int, str], bool]:
     def vanishes(round_number: int, client: str) -> bool:
         draw = hashlib.sha256(f"dropout/{config.seed}/{round_number}/{client}".encode()).digest()
         return int.from_bytes(draw[:8], "big") < config.protocol.dropout * 2**64
+
+    return vanishes
+
+
+def _member_accidents(config: SimulationConfig) -> Callable[[int, str], bool]:
+    """Whether a member is away when it is asked: a fresh draw each time, from the seed and a count of questions."""
+    asked = itertools.count()
+
+    def vanishes(round_number: int, member: str) -> bool:
+        draw = hashlib.sha256(f"member/{config.seed}/{next(asked)}/{round_number}/{member}".encode()).digest()
+        return int.from_bytes(draw[:8], "big") < config.protocol.member_dropout * 2**64
 
     return vanishes

@@ -39,6 +39,7 @@ COMPOSITION = {
     "config",
     "scenario",
     "planning",
+    "parties",
     "federation",
     "evaluation",
     "results",
@@ -47,7 +48,7 @@ COMPOSITION = {
     "flower",
     "cli",
 }
-CRYPTO_COMPOSERS = {"federation", "simulation", "flower", "cli"}
+CRYPTO_COMPOSERS = {"parties", "federation", "simulation", "flower", "cli"}
 
 # Third-party packages that only some parts may import.
 ONLY_IN: dict[str, set[str]] = {
@@ -328,6 +329,7 @@ GOOD = '"""Words."""\nfrom __future__ import annotations\n__all__ = []\n'
         ),
         ("secure_fu.protocol.x", "import secure_fu.simulation", "secure_fu.protocol imports secure_fu.simulation"),
         ("secure_fu.results", "import secure_fu.crypto", "secure_fu.results imports secure_fu.crypto"),
+        ("secure_fu.planning", "import secure_fu.crypto", "secure_fu.planning imports secure_fu.crypto"),
         ("secure_fu.simulation", "import secure_fu.cli", "secure_fu.simulation imports secure_fu.cli"),
         ("secure_fu.errors", "import secure_fu.learning", "secure_fu.errors imports secure_fu.learning"),
         ("secure_fu.novelty", "", "secure_fu.novelty has no place in the architecture; give it one in this test"),

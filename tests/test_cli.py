@@ -25,8 +25,10 @@ import pytest
 import secure_fu.cli
 from secure_fu.cli import main
 from secure_fu.config import SimulationConfig, load_preset, preset_names
+from secure_fu.crypto import Roster
 from secure_fu.errors import BudgetExceededError, CapacityError, DataError, RoundAborted, SecureFUError
 from secure_fu.privacy import PrivacyLedger
+from secure_fu.protocol import read_policy, verify_transcript
 from secure_fu.report import validate_result
 
 COMMAND = str(Path(sys.executable).with_name("secure-fu"))
@@ -137,8 +139,21 @@ def test_the_command_line_loads_nothing_heavy_until_it_has_to() -> None:
         (["--set", "unlearning.methods=[scrub]"], "unlearning.methods is '[scrub]'; expected a list, as"),
         (["--set", 'unlearning.methods=["scrb"]'], "did you mean 'scrub'"),
         (["--set", "unlearning.settings.retrain.length=3"], "unlearning.settings.retrain"),
-        (["--scheme", "ckks"], "protocol.scheme is 'ckks'; expected one of bfv, plain"),
+        (["--scheme", "ckks"], "protocol.scheme is 'ckks'; expected one of kahe, bfv, plain"),
         (["--scheme", 'pl"ain'], "protocol.scheme is"),
+        (["--set", "protocol.member=9"], "protocol.member is 9; expected a known key; did you mean protocol.members?"),
+        (["--set", "protocol.members=0"], "protocol.members is 0; expected a whole number from 1 to 1024"),
+        (["--set", "protocol.corrupt=-1"], "protocol.corrupt is -1; expected a finite number of at least 0"),
+        (
+            ["--set", "protocol.threshold=3"],
+            "protocol.threshold is 3; expected a whole number above protocol.corrupt, 3",
+        ),
+        (["--set", "protocol.quorum=6"], "protocol.quorum is 6; expected a whole number from 7"),
+        (["--set", "protocol.quorum=all"], "protocol.quorum is 'all'; expected a whole number"),
+        (["--set", "protocol.member_dropout=1.0"], "protocol.member_dropout is 1.0; expected a number in [0, 1)"),
+        (["--set", "protocol.grid=coarse"], "protocol.grid is 'coarse'; expected one of fine, rotated"),
+        (["--set", "protocol.grid=rotated"], "protocol.grid is 'rotated'; expected fine, with training.unit record"),
+        (["--set", "protocol.sum_bits=40"], "protocol.sum_bits is 40; expected a whole number from 8 to 32"),
         (["--preset", "mnist-silos"], "give it with --data-dir"),
         (["--preset", "mnist-silos", "--data-dir", "absent"], "absent is no folder"),
         (["--set", "privacy.epsilon=1e-5"], "epsilon 1e-05 at delta 1e-05 is out of reach"),
@@ -282,6 +297,14 @@ def test_a_run_that_cannot_go_on_ends_with_one_and_says_where(call: Callable[...
     found = call("simulate", *SMALL, "--scheme", "plain", "--set", "protocol.dropout=0.95", "--out", "run")
     assert found.code == 1
     assert "secure-fu: CohortTooSmall: round 2: " in found.err
+    assert found.err.splitlines()[-1] == "secure-fu: what was done is in run, marked incomplete"
+    assert json.loads(Path("run/result.json").read_text())["complete"] is False
+
+
+def test_a_committee_that_is_away_ends_a_run_with_one(call: Callable[..., Outcome]) -> None:
+    found = call("simulate", *SMALL, "--set", "protocol.member_dropout=0.99", "--out", "run")
+    assert found.code == 1
+    assert re.search(r"secure-fu: RoundAborted: round 0: \d members voted; a quorum is 7", found.err)
     assert found.err.splitlines()[-1] == "secure-fu: what was done is in run, marked incomplete"
     assert json.loads(Path("run/result.json").read_text())["complete"] is False
 
@@ -457,9 +480,17 @@ def test_an_interrupt_leaves_a_consistent_directory(
     validate_result(result)
     assert result["complete"] is False
     assert [row["name"] for row in result["rows"]] == rows
-    names = {path.name for path in out.rglob("*") if path.is_file()}
-    models = {f"{row}.safetensors" for row in rows}
-    assert names == {"config.toml", "result.json", "ledger.sqlite", "key_holder.sqlite", "transcript.jsonl", *models}
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    branches = ["original", *(["unlearn-retrain", "unlearn-finetune"] if rows else [])]
+    assert names == {
+        *("config.toml", "result.json", "ledger.sqlite", "transcript.jsonl"),
+        *("roster.bin", "policy.toml", "committee.sqlite"),
+        *(f"clients/{name}.sqlite" for name in branches),
+        *(f"models/{row}.safetensors" for row in rows),
+    }
+    pinned = Roster.decode((out / "roster.bin").read_bytes())
+    checked = verify_transcript(out / "transcript.jsonl", roster=pinned, policy=read_policy(out / "policy.toml"))
+    assert [found.name.replace("/", "-") for found in checked] == branches
     with PrivacyLedger.open(out / "ledger.sqlite", read_only=True) as ledger:
         released = len(ledger.rounds(branch))
         # the interrupt may fall between the ledger's commit and the transcript's line

@@ -20,7 +20,9 @@ from secure_fu.config import (
     to_toml,
     with_overrides,
 )
+from secure_fu.crypto import CommitteeTerms
 from secure_fu.errors import ArgumentError, ConfigError
+from secure_fu.parties import DEFAULT_COMMITTEE
 
 MINIMAL: dict[str, Any] = {"name": "small", "data": {"source": "digits"}}
 
@@ -54,7 +56,28 @@ def test_every_preset_loads_under_its_own_name_and_survives_toml(name: str, tmp_
 def test_a_minimal_configuration_takes_the_defaults() -> None:
     config = from_dict(MINIMAL)
     assert config == SimulationConfig(name="small", data=config.data)
-    assert (config.seed, config.protocol.scheme, config.privacy.epsilon) == (0, "bfv", 8.0)
+    assert (config.seed, config.protocol.scheme, config.privacy.epsilon) == (0, "kahe", 8.0)
+    committee = config.protocol
+    assert (committee.members, committee.corrupt, committee.threshold, committee.quorum) == (10, 3, 7, 7)
+    assert (committee.member_dropout, committee.grid, committee.sum_bits) == (0.0, "fine", 16)
+
+
+def test_the_default_committee_is_that_of_a_federation() -> None:
+    committee = from_dict(MINIMAL).protocol
+    assert (
+        CommitteeTerms(
+            members=committee.members,
+            threshold=committee.threshold,
+            quorum=committee.quorum,
+            corrupt=committee.corrupt,
+        )
+        == DEFAULT_COMMITTEE
+    )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_opened_by_a_committee(name: str) -> None:
+    assert load_preset(name).protocol.scheme == "kahe"
 
 
 @given(
@@ -192,7 +215,14 @@ OUT_OF_DOMAIN = [
     ("privacy.delta", [0.0, 1.0, NAN]),
     ("privacy.noise_multiplier", [-1.0, INF, NAN]),
     ("privacy.deletion_reserve", [-0.1, 1.0, NAN]),
-    ("protocol.scheme", ["ckks", "BFV"]),
+    ("protocol.scheme", ["ckks", "BFV", "KAHE"]),
+    ("protocol.members", [0, -1, 1025]),
+    ("protocol.corrupt", [-1]),
+    ("protocol.threshold", [0, 3, 11]),
+    ("protocol.quorum", [0, 6, 11]),
+    ("protocol.member_dropout", [-0.1, 1.0, NAN]),
+    ("protocol.grid", ["coarse", ""]),
+    ("protocol.sum_bits", [0, 7, 33]),
     ("protocol.colluders", [-1]),
     ("protocol.minimum_cohort", [2, 0, 11]),
     ("protocol.dropout", [-0.1, 1.0, NAN]),
@@ -213,6 +243,9 @@ def test_a_value_out_of_its_domain_is_refused_by_its_key(key: str, value: object
     assert caught.value.expected
 
 
+CLIENT_UNIT = ("training.unit=client", "training.sampling_rate=1.0")
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [
@@ -221,12 +254,64 @@ def test_a_value_out_of_its_domain_is_refused_by_its_key(key: str, value: object
         (["protocol.minimum_cohort=10", "deletion.joined_at=1"], "protocol.minimum_cohort"),
         (["deletion.scope=group"], "deletion.groups"),
         (["deletion.scope=records"], "deletion.count"),
+        (["protocol.members=6"], "protocol.threshold"),
+        (["protocol.members=20"], "protocol.quorum"),
+        (["protocol.corrupt=7"], "protocol.threshold"),
+        (["protocol.corrupt=4"], "protocol.quorum"),
+        (["protocol.grid=rotated"], "protocol.grid"),
+        (["protocol.grid=rotated", *CLIENT_UNIT, "protocol.scheme=bfv"], "protocol.grid"),
+        (["protocol.grid=rotated", *CLIENT_UNIT, "protocol.scheme=plain"], "protocol.grid"),
     ],
 )
 def test_keys_that_do_not_fit_each_other_are_refused(settings: list[str], key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         with_overrides(from_dict(MINIMAL), settings)
     assert caught.value.argument == key
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["protocol.threshold=3"],
+            "protocol.threshold is 3; expected a whole number above protocol.corrupt, 3, "
+            "and at most protocol.members, 10",
+        ),
+        (
+            ["protocol.quorum=6"],
+            "protocol.quorum is 6; expected a whole number from 7, so that 2 * quorum > members + corrupt, to 10",
+        ),
+        (
+            ["protocol.grid=rotated", "protocol.scheme=bfv"],
+            "protocol.grid is 'rotated'; expected fine, with scheme bfv",
+        ),
+        (["protocol.grid=rotated"], "protocol.grid is 'rotated'; expected fine, with training.unit record"),
+    ],
+)
+def test_a_committee_or_grid_that_cannot_be_says_what_would_do(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        with_overrides(from_dict(MINIMAL), settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("corrupt", range(4))
+@pytest.mark.parametrize("members", range(1, 8))
+def test_committees_are_refused_exactly_where_the_terms_are(members: int, corrupt: int) -> None:
+    for threshold in range(members + 2):
+        for quorum in range(members + 2):
+            numbers = {"members": members, "corrupt": corrupt, "threshold": threshold, "quorum": quorum}
+            try:
+                CommitteeTerms(**numbers)
+            except ArgumentError:
+                with pytest.raises(ConfigError):
+                    from_dict({**MINIMAL, "protocol": numbers})
+            else:
+                assert from_dict({**MINIMAL, "protocol": numbers}).protocol.quorum == quorum
+
+
+def test_the_rotated_grid_goes_with_committee_and_client_unit() -> None:
+    config = with_overrides(from_dict(MINIMAL), [*CLIENT_UNIT, "protocol.grid=rotated", "protocol.sum_bits=20"])
+    assert (config.protocol.grid, config.protocol.sum_bits) == ("rotated", 20)
 
 
 def test_everybody_may_be_needed_when_nobody_joins_late() -> None:

@@ -42,6 +42,7 @@ def test_secure_simulation(tmp_path):
     result = json.loads((out / "result.json").read_text("utf-8"))
     assert result["complete"]
     assert result["insecure"] == []
+    assert result["scheme"]["name"] == "kahe"
     assert result["scheme"]["secure"]
     rows = {row["name"]: row for row in result["rows"]}
     assert set(rows) == {"original", "retrained", "rollback", "finetune"}
@@ -77,7 +78,15 @@ def test_own_model(tmp_path):
     assert output.count("Membership attack on the 6 recordings: AUC ") == 2
 
 
+def test_secure_sum(tmp_path):
+    output = run_example(tmp_path, "secure_sum.py")
+    assert list(tmp_path.iterdir()) == []
+    assert output.splitlines()[-1] == "the sum is right: True"
+    # Sums of twenty numbers up to a thousand take 16 bits; the error around them takes no more than as much again.
+    assert 2.0 < number(r"kahe-[0-9-]+: ([0-9.]+) bytes a number", output) < 4.0
+
+
 def test_every_example_is_tested():
     source = Path(__file__).read_text("utf-8")
     assert {name for name in SCRIPTS if f'run_example(tmp_path, "{name}"' in source} == SCRIPTS
-    assert len(SCRIPTS) == 3
+    assert len(SCRIPTS) == 4

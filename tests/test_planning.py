@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from dp_accounting.pld import PLDAccountant
 from secure_fu.errors import ArgumentError, BudgetExceededError, UnattainableEpsilonError
 from secure_fu.learning import FlatModel, logistic, mlp
 from secure_fu.planning import Plan, make_plan
-from secure_fu.privacy import GaussianSumEvent, Grid, Phase, Unit, renyi_epsilon
+from secure_fu.privacy import GaussianSumEvent, Grid, Phase, RotatedGrid, Unit, renyi_epsilon
 from secure_fu.privacy.accounting import ORDERS, rdp
+from secure_fu.protocol import GridKind
 
 MODEL = logistic(4, 3, seed=0)
+WIDE = mlp(64, (32,), 10, seed=0)
 
 
 def plan(**changes: Any) -> Plan:
@@ -50,8 +53,9 @@ def test_training_and_the_longest_branch_fit_the_budget(epsilon: float, sampling
 def test_unamplified_noise_is_the_smallest_by_the_closed_form(epsilon: float) -> None:
     made = plan(unit=Unit.CLIENT, sampling_rate=1.0, epsilon=epsilon)
     smallest = made.recipe.noise_multiplier
-    assert renyi_epsilon_of_gaussians(smallest, 20, 1e-5) <= epsilon
-    assert renyi_epsilon_of_gaussians(0.985 * smallest, 20, 1e-5) > epsilon
+    # Ten rounds of training, ten of the longest branch, and one to spare for each.
+    assert renyi_epsilon_of_gaussians(smallest, 22, 1e-5) <= epsilon
+    assert renyi_epsilon_of_gaussians(0.985 * smallest, 22, 1e-5) > epsilon
     assert made.planned_epsilon == pytest.approx(renyi_epsilon_of_gaussians(smallest, 20, 1e-5), rel=2e-3)
 
 
@@ -96,12 +100,100 @@ def event(made: Plan) -> GaussianSumEvent:
 def test_training_leaves_the_deletion_reserve(reserve: float) -> None:
     made = plan(deletion_reserve=reserve)
     divergence = rdp(event(made))[ORDERS.index(made.budget.order)]
-    assert 10 * divergence <= made.budget.limit(Phase.TRAINING)
-    assert 20 * divergence <= made.budget.limit(Phase.UNLEARNING)
+    # Ten rounds each, and one to spare.
+    assert 11 * divergence <= made.budget.limit(Phase.TRAINING)
+    assert 22 * divergence <= made.budget.limit(Phase.UNLEARNING)
     # and not much more noise than that takes
-    assert 10.5 * divergence > made.budget.limit(Phase.TRAINING) or 21 * divergence > made.budget.limit(
+    assert 11.5 * divergence > made.budget.limit(Phase.TRAINING) or 23 * divergence > made.budget.limit(
         Phase.UNLEARNING
     )
+
+
+@pytest.mark.parametrize(("rounds", "branch_rounds"), [(1, 1), (50, 50), (51, 50), (100, 20), (20, 100), (10, 0)])
+def test_there_are_rounds_to_spare_one_for_every_fifty_begun(rounds: int, branch_rounds: int) -> None:
+    """A round that too few clients answered costs those who answered; a few of them must not end a training."""
+    made = plan(rounds=rounds, branch_rounds=branch_rounds, deletion_reserve=0.0)
+    divergence = rdp(event(made))[ORDERS.index(made.budget.order)]
+    spare = -(-rounds // 50) - (-branch_rounds // 50)
+    fit = made.budget.limit(Phase.UNLEARNING) / divergence
+    assert rounds + branch_rounds + spare <= fit < 1.05 * (rounds + branch_rounds + spare) + 1
+    # What is planned to be spent is without them.
+    assert made.planned_epsilon == renyi_epsilon({event(made): rounds + branch_rounds}, delta=1e-5)
+
+
+# The rotated grid
+
+
+def rotated(**changes: Any) -> Plan:
+    arguments = {"unit": Unit.CLIENT, "sampling_rate": 1.0, "grid": GridKind.ROTATED, **changes}
+    return make_plan(WIDE, **{"clients": 100, "nominal_units": 100, "minimum_cohort": 90, "rounds": 10, **arguments})
+
+
+def rotated_grid(made: Plan, clients: int = 100) -> RotatedGrid:
+    return RotatedGrid.for_sums(
+        clip_norm=made.recipe.clip_norm,
+        dimension=FlatModel(WIDE).dimension,
+        clients=clients,
+        noise_multiplier=made.recipe.noise_multiplier,
+        assured=made.minimum_cohort - made.colluders,
+        sum_bits=made.sum_bits,
+    )
+
+
+@pytest.mark.parametrize("sum_bits", [14, 16, 24])
+def test_a_plan_for_the_rotated_grid_keeps_its_budget_on_that_grid(sum_bits: int) -> None:
+    made = rotated(sum_bits=sum_bits)
+    assert (made.grid, made.sum_bits) == (GridKind.ROTATED, sum_bits)
+    grid = rotated_grid(made)
+    event = GaussianSumEvent(
+        noise_multiplier=made.recipe.noise_multiplier,
+        sampling_rate=1.0,
+        grid_ratio=made.recipe.noise_multiplier * grid.sensitivity / grid.step,
+        dimension=grid.encoded_dimension,
+        shares=made.minimum_cohort - made.colluders,
+    )
+    assert renyi_epsilon({event: 22}, delta=1e-5) <= 8.0
+    assert made.planned_epsilon == renyi_epsilon({event: 20}, delta=1e-5)
+    # The discrete noise costs hardly more than a Gaussian of its size, and the plan takes no more noise than it needs.
+    assert made.planned_epsilon == pytest.approx(
+        renyi_epsilon_of_gaussians(made.recipe.noise_multiplier, 20, 1e-5), rel=2e-3
+    )
+    assert renyi_epsilon_of_gaussians(0.985 * made.recipe.noise_multiplier, 22, 1e-5) > 8.0
+
+
+def test_noise_by_hand_serves_on_the_rotated_grid_too() -> None:
+    smallest = rotated().recipe.noise_multiplier
+    assert rotated(noise_multiplier=smallest) == rotated()
+    assert rotated(noise_multiplier=2.0 * smallest).planned_epsilon < rotated().planned_epsilon
+    with pytest.raises(BudgetExceededError, match="noise_multiplier is"):
+        rotated(noise_multiplier=0.95 * smallest)
+
+
+def test_bits_that_are_too_few_are_answered_with_more_that_soon_are_enough() -> None:
+    """The grid that a width needs takes more noise, which may need a wider one again."""
+    tried = [8]
+    while True:
+        try:
+            made = rotated(sum_bits=tried[-1])
+            break
+        except ArgumentError as error:
+            (more,) = re.findall(r"^sum_bits is \d+; expected at least (\d+);", str(error))
+            tried.append(int(more))
+    assert made.sum_bits == tried[-1]
+    assert tried == sorted(set(tried))
+    assert 1 < len(tried) <= 4
+    assert tried[-1] <= 14
+
+
+def test_a_coarse_grid_takes_more_noise_and_the_plan_has_it() -> None:
+    noise = {bits: rotated(sum_bits=bits).recipe.noise_multiplier for bits in (13, 14, 16)}
+    assert noise[13] > 1.1 * noise[14]
+    assert noise[14] == noise[16]
+
+
+def test_the_rotated_grid_is_for_the_client_unit() -> None:
+    with pytest.raises(ArgumentError, match=r"Unit\.CLIENT"):
+        plan(grid=GridKind.ROTATED)
 
 
 def test_a_branch_longer_than_training_is_paid_for() -> None:

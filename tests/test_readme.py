@@ -20,10 +20,10 @@ import torch
 
 import secure_fu.federation
 from secure_fu import DeletionRequest, Federation, Records, SecureFUError, errors, make_plan
+from secure_fu.cli import app
 from secure_fu.config import SimulationConfig, from_dict, load_preset, preset_names, with_overrides
 from secure_fu.crypto import Fixed, Nested, Party, Roster
 from secure_fu.crypto import wire as wire_module
-from secure_fu.protocol import messages as messages_module
 from secure_fu.simulation import Simulation
 from secure_fu.unlearning import METHODS, Heuristic
 
@@ -90,7 +90,8 @@ def test_the_readme_names_the_commands_on_lines_of_their_own(target):
 
 
 def test_commands_in_the_documents_are_known():
-    known = {"simulate", "ledger"}
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert {"simulate", "ledger"} <= known
     targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), flags=re.MULTILINE))
     for path in DOCUMENTS:
         for block in blocks(path.read_text("utf-8"), "sh"):
@@ -183,8 +184,12 @@ def test_the_parts_of_the_house_are_those_that_exist():
 
 
 def message_types() -> dict[str, type]:
-    own = {cls for cls in vars(messages_module).values() if isinstance(cls, type)} | {Party, Roster}
-    return {registered.tag: cls for cls, registered in wire_module._BY_TYPE.items() if cls in own}
+    """Every message of the protocol, and the two of crypto that are its ground."""
+    return {
+        registered.tag: cls
+        for cls, registered in wire_module._BY_TYPE.items()
+        if cls.__module__.startswith("secure_fu.protocol.") or cls in (Party, Roster)
+    }
 
 
 def documented_messages() -> dict[str, list[tuple[str, str]]]:
@@ -285,21 +290,25 @@ def test_every_method_and_setting_is_documented():
     assert documented == expected
 
 
-@pytest.fixture(scope="module")
-def small_run(tmp_path_factory) -> tuple[dict[str, object], Path]:
+def run_small(out: Path, scheme: str) -> dict[str, object]:
     config = from_dict(
         {
             "name": "small",
             "data": {"source": "digits", "clients": 3, "records": 150},
             "model": {"kind": "logistic"},
             "training": {"rounds": 3},
-            "protocol": {"scheme": "plain", "minimum_cohort": 3},
+            "protocol": {"scheme": scheme, "minimum_cohort": 3},
             "deletion": {"scope": "client", "backdoor": True},
             "unlearning": {"methods": ["finetune"], "settings": {"finetune": {"length": 1}}},
         }
     )
+    return Simulation(config, out).run()
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory) -> tuple[dict[str, object], Path]:
     out = tmp_path_factory.mktemp("run") / "out"
-    return Simulation(config, out).run(), out
+    return run_small(out, "kahe"), out
 
 
 def paths_of(value: object, path: str, rows: set[str]) -> Iterator[str]:
@@ -333,11 +342,27 @@ def test_every_path_of_a_result_is_documented(small_run):
         assert parent in found or any(other.startswith(f"{path}.") for other in found), path
 
 
-def test_the_files_of_a_run_are_documented(small_run):
-    _, out = small_run
-    documented = {
-        code(row[0]).replace("<row>", "*") for row in rows_of(text_of("docs/simulation.md"), "file", "content")
-    }
-    matched = {path for pattern in documented for path in out.glob(pattern)}
-    assert all(any(out.glob(pattern)) for pattern in documented)
-    assert {path for path in out.rglob("*") if path.is_file()} == matched
+def test_the_files_of_a_run_are_documented(small_run, tmp_path):
+    run_small(tmp_path / "plain", "plain")
+    runs = {"kahe": small_run[1], "plain": tmp_path / "plain"}
+    rows = {code(row[0]): row[1] for row in rows_of(text_of("docs/simulation.md"), "file", "content")}
+    for scheme, out in runs.items():
+        # Some files belong to some schemes only, and say so.
+        expected = {name for name, content in rows.items() if "scheme" not in content or f"`{scheme}`" in content}
+        assert expected < set(rows)
+        patterns = {name: re.sub("<[a-z]+>", "*", name) for name in expected}
+        assert [name for name, pattern in patterns.items() if not any(out.glob(pattern))] == []
+        matched = {path for pattern in patterns.values() for path in out.glob(pattern)}
+        assert {path for path in out.rglob("*") if path.is_file()} == matched
+
+
+def test_the_example_of_checking_a_transcript_runs(small_run, tmp_path, monkeypatch, capsys):
+    (example,) = blocks(text_of("docs/simulation.md"), "python")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(small_run[1], target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/simulation.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name} {rounds} committee of 10, quorum 7, at most 3 corrupt"
+        for name, rounds in (("original", 3), ("unlearn/retrain", 3), ("unlearn/finetune", 1))
+    ]

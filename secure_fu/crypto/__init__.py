@@ -5,6 +5,7 @@ Imports nothing of privacy, learning or any framework. TenSEAL is loaded when sc
 
 from __future__ import annotations
 
+from secure_fu.crypto._secret import Secret
 from secure_fu.crypto.encryptor import EncryptionPool, Encryptor, InlineEncryptor
 from secure_fu.crypto.identity import Identity, Party, Role, Roster, SigningKey
 from secure_fu.crypto.randomness import (
@@ -14,8 +15,9 @@ from secure_fu.crypto.randomness import (
     RandomStream,
     SecureStream,
 )
-from secure_fu.crypto.scheme import Accumulator, AdditiveScheme, OpeningKey, PublicKey
-from secure_fu.crypto.sealing import SealingKey, seal
+from secure_fu.crypto.scheme import Accumulator, KeyHolderScheme, OpeningKey, PublicKey
+from secure_fu.crypto.sealing import SEAL_OVERHEAD_BYTES, SealingKey, seal
+from secure_fu.crypto.sharing import CommitteeTerms
 from secure_fu.crypto.wire import (
     F64,
     U32,
@@ -37,18 +39,20 @@ from secure_fu.crypto._registry import scheme
 
 __all__ = [
     "F64",
+    "SEAL_OVERHEAD_BYTES",
     "U32",
     "U64",
     "Accumulator",
-    "AdditiveScheme",
     "Blob",
     "Choice",
+    "CommitteeTerms",
     "EncryptionPool",
     "Encryptor",
     "Fixed",
     "Identity",
     "InlineEncryptor",
     "InsecureDeterministicRandomness",
+    "KeyHolderScheme",
     "Nested",
     "OpeningKey",
     "OsRandomness",
@@ -59,6 +63,7 @@ __all__ = [
     "Role",
     "Roster",
     "SealingKey",
+    "Secret",
     "SecureStream",
     "Sequence",
     "SigningKey",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 
-from secure_fu.crypto.scheme import AdditiveScheme
+from secure_fu.crypto.scheme import KeyHolderScheme
 from secure_fu.errors import ArgumentError
 
 __all__ = ["scheme"]
 
 
-def _bfv() -> AdditiveScheme:
+def _bfv() -> KeyHolderScheme:
     from secure_fu.crypto.bfv import Bfv
 
     return Bfv()
 
 
-def _plain() -> AdditiveScheme:
+def _plain() -> KeyHolderScheme:
     from secure_fu.crypto.plain import Plain
 
     return Plain()
@@ -26,11 +26,11 @@ _SCHEMES = {"bfv": _bfv, "plain": _plain}
 
 
 @functools.cache
-def _instance(name: str) -> AdditiveScheme:
+def _instance(name: str) -> KeyHolderScheme:
     return _SCHEMES[name]()
 
 
-def scheme(name: str) -> AdditiveScheme:
+def scheme(name: str) -> KeyHolderScheme:
     """Return the scheme of that name; schemes are stateless, so everybody gets the same instance.
 
     Raises:

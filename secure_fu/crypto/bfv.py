@@ -55,7 +55,7 @@ from secure_fu.crypto._packing import pack, packed_size, unpack
 from secure_fu.crypto._tenseal import COEFFICIENT_BITS, DEGREE, PLAIN_MODULUS, Tenseal, Words
 from secure_fu.crypto.scheme import (
     Accumulator,
-    AdditiveScheme,
+    KeyHolderScheme,
     OpeningKey,
     PublicKey,
     check_belongs,
@@ -190,7 +190,7 @@ class _BfvAccumulator(Accumulator):
         return encode(_Total(key_id=self._key_id, length=self._length, blocks=blocks))
 
 
-class Bfv(AdditiveScheme):
+class Bfv(KeyHolderScheme):
     """The scheme. Guarantee, assumptions and derivations stand in the module's docstring.
 
     Construction imports TenSEAL and makes one throw-away context (some 5 ms) to learn the primes that SEAL chose.
@@ -216,7 +216,7 @@ class Bfv(AdditiveScheme):
         return BfvOpeningKey(public_bytes=public_bytes, key_id=_key_id(public_bytes), secret=context)
 
     def load_public_key(self, data: bytes) -> BfvPublicKey:
-        """Return the public key whose bytes are ``data``; see :meth:`AdditiveScheme.load_public_key`."""
+        """Return the public key whose bytes are ``data``; see :meth:`KeyHolderScheme.load_public_key`."""
         return self._load(data)
 
     def _load_uncached(self, data: bytes) -> BfvPublicKey:
@@ -226,7 +226,7 @@ class Bfv(AdditiveScheme):
         return BfvPublicKey(_key_id(data), self._tenseal.public_context(parts.context))
 
     def encrypt(self, key: PublicKey, values: NDArray[np.int64]) -> bytes:
-        """Encrypt one vector as an upload; see :meth:`AdditiveScheme.encrypt`."""
+        """Encrypt one vector as an upload; see :meth:`KeyHolderScheme.encrypt`."""
         public = _own_public_key(key)
         check_vector(values, capacity=self.capacity, max_length=_MAX_LENGTH)
         blocks = []
@@ -238,7 +238,7 @@ class Bfv(AdditiveScheme):
         return encode(_Upload(key_id=public.key_id, length=values.size, blocks=tuple(blocks)))
 
     def accumulator(self, key: PublicKey, length: int) -> Accumulator:
-        """Return an empty sum; see :meth:`AdditiveScheme.accumulator`."""
+        """Return an empty sum; see :meth:`KeyHolderScheme.accumulator`."""
         length = require_int("length", length, least=1, most=_MAX_LENGTH)
         return _BfvAccumulator(
             _own_public_key(key),
@@ -248,7 +248,7 @@ class Bfv(AdditiveScheme):
         )
 
     def open(self, key: OpeningKey, total: bytes, *, length: int, bound: int) -> NDArray[np.int64]:
-        """Open a sum, once for each key; see :meth:`AdditiveScheme.open`."""
+        """Open a sum, once for each key; see :meth:`KeyHolderScheme.open`."""
         if not isinstance(key, BfvOpeningKey):
             raise ArgumentError("key", type(key).__name__, "an opening key of scheme 'bfv'")
         length = require_int("length", length, least=1, most=_MAX_LENGTH)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from secure_fu.crypto._checks import require_int
 from secure_fu.crypto._registry import scheme
-from secure_fu.crypto.scheme import AdditiveScheme
+from secure_fu.crypto.scheme import KeyHolderScheme
 from secure_fu.errors import CryptoError
 
 __all__ = ["EncryptionPool", "Encryptor", "InlineEncryptor", "serve_encryption"]
@@ -40,7 +40,7 @@ class Encryptor(Protocol):
             values: shape (d,), int64.
 
         Returns:
-            a function that waits for the ciphertext and returns it; it raises as :meth:`AdditiveScheme.encrypt`.
+            a function that waits for the ciphertext and returns it; it raises as :meth:`KeyHolderScheme.encrypt`.
         """
         ...
 
@@ -48,7 +48,7 @@ class Encryptor(Protocol):
 class InlineEncryptor:
     """Encrypts at once, in this process."""
 
-    def __init__(self, scheme: AdditiveScheme) -> None:
+    def __init__(self, scheme: KeyHolderScheme) -> None:
         self._scheme = scheme
 
     def submit(self, public_key: bytes, values: NDArray[np.int64]) -> Callable[[], bytes]:

@@ -39,6 +39,7 @@ class Role(enum.Enum):
     CLIENT = "client"
     SERVER = "server"
     KEY_HOLDER = "key-holder"
+    MEMBER = "member"
 
 
 def _signed_bytes(domain: str, message: bytes) -> bytes:
@@ -217,6 +218,11 @@ class Roster:
         """SHA-256 of :meth:`encode`, 32 bytes: what policies pin and headers carry."""
         return hashlib.sha256(self.encode()).digest()
 
+    @functools.cached_property
+    def clients(self) -> frozenset[str]:
+        """Names of all parties in the role of a client."""
+        return frozenset(self.names(Role.CLIENT))
+
     def encode(self) -> bytes:
         """Return the wire encoding."""
         return encode(self)
@@ -258,9 +264,14 @@ class Roster:
             raise RosterError(f"{name!r} is in the roster as {party.role.value}, not as {role.value}")
         signed = _signed_bytes(domain, message)
         try:
-            Ed25519PublicKey.from_public_bytes(party.verify_key).verify(signature, signed)
+            _verification_key(party.verify_key).verify(signature, signed)
         except (InvalidSignature, ValueError):
-            raise SignatureError(f"the signature of {name!r} for {domain!r} does not verify") from None
+            raise SignatureError(f"the signature of {name!r} for {str(domain)!r} does not verify") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _verification_key(data: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(data)
 
 
 def _require_distinct(what: str, values: list[str]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from secure_fu.crypto._checks import require_int
 from secure_fu.crypto.scheme import (
     Accumulator,
-    AdditiveScheme,
+    KeyHolderScheme,
     OpeningKey,
     PublicKey,
     check_belongs,
@@ -120,7 +120,7 @@ class _PlainAccumulator(Accumulator):
         return encode(_Total(key_id=self._key.key_id, length=self._sum.size, values=_pack(self._sum)))
 
 
-class Plain(AdditiveScheme):
+class Plain(KeyHolderScheme):
     """INSECURE: no encryption at all. The interface, range checks and refusals of the secure schemes."""
 
     name = "plain"
@@ -135,24 +135,24 @@ class Plain(AdditiveScheme):
         return PlainOpeningKey(public_bytes=encode(_PublicKeyMessage(key_id=key_id)), key_id=key_id, secret=key_id)
 
     def load_public_key(self, data: bytes) -> PlainPublicKey:
-        """Return the public key whose bytes are ``data``; see :meth:`AdditiveScheme.load_public_key`."""
+        """Return the public key whose bytes are ``data``; see :meth:`KeyHolderScheme.load_public_key`."""
         return PlainPublicKey(decode(_PublicKeyMessage, data).key_id)
 
     def encrypt(self, key: PublicKey, values: NDArray[np.int64]) -> bytes:
-        """Write down one vector as an upload; see :meth:`AdditiveScheme.encrypt`."""
+        """Write down one vector as an upload; see :meth:`KeyHolderScheme.encrypt`."""
         public = _own_public_key(key)
         check_vector(values, capacity=self.capacity, max_length=_MAX_LENGTH)
         return encode(_Upload(key_id=public.key_id, length=values.size, values=_pack(values)))
 
     def accumulator(self, key: PublicKey, length: int) -> Accumulator:
-        """Return an empty sum; see :meth:`AdditiveScheme.accumulator`."""
+        """Return an empty sum; see :meth:`KeyHolderScheme.accumulator`."""
         length = require_int("length", length, least=1, most=_MAX_LENGTH)
         return _PlainAccumulator(
             _own_public_key(key), length=length, capacity=self.capacity, max_clients=self.max_clients
         )
 
     def open(self, key: OpeningKey, total: bytes, *, length: int, bound: int) -> NDArray[np.int64]:
-        """Open a sum, once for each key; see :meth:`AdditiveScheme.open`."""
+        """Open a sum, once for each key; see :meth:`KeyHolderScheme.open`."""
         if not isinstance(key, PlainOpeningKey):
             raise ArgumentError("key", type(key).__name__, "an opening key of scheme 'plain'")
         length = require_int("length", length, least=1, most=_MAX_LENGTH)

@@ -1,4 +1,6 @@
-"""The interface of additively homomorphic schemes: encrypt integer vectors, add ciphertexts, open the sum.
+"""The interface of additively homomorphic schemes with a key-holder: encrypt integer vectors, add, open the sum.
+
+Scheme `kahe`, which has none, is :mod:`secure_fu.crypto.kahe`.
 
 Public and secret objects are different types. A :class:`PublicKey` encrypts and adds and can do nothing else; an
 :class:`OpeningKey` opens one sum, once.
@@ -19,7 +21,7 @@ from secure_fu.errors import ArgumentError, CapacityError, CiphertextError, Open
 
 __all__ = [
     "Accumulator",
-    "AdditiveScheme",
+    "KeyHolderScheme",
     "OpeningKey",
     "PublicKey",
     "check_belongs",
@@ -30,7 +32,7 @@ __all__ = [
 
 
 class PublicKey:
-    """The public half of a round's key, as :meth:`AdditiveScheme.load_public_key` returns it. Holds no secret.
+    """The public half of a round's key, as :meth:`KeyHolderScheme.load_public_key` returns it. Holds no secret.
 
     Attributes:
         key_id: 16 bytes that name the key; every ciphertext carries them. They are no authentication.
@@ -58,7 +60,7 @@ class OpeningKey(Secret):
 
     @property
     def public_bytes(self) -> bytes:
-        """The public half, for :meth:`AdditiveScheme.load_public_key`."""
+        """The public half, for :meth:`KeyHolderScheme.load_public_key`."""
         return self._public_bytes
 
     def _take(self) -> Any:
@@ -95,15 +97,15 @@ class Accumulator(ABC):
 
     @abstractmethod
     def total(self) -> bytes:
-        """Return the encrypted sum, for :meth:`AdditiveScheme.open`. More may be added afterwards.
+        """Return the encrypted sum, for :meth:`KeyHolderScheme.open`. More may be added afterwards.
 
         Raises:
             CiphertextError: nothing was added.
         """
 
 
-class AdditiveScheme(ABC):
-    """An additively homomorphic scheme over vectors of integers; stateless, so one instance serves everybody.
+class KeyHolderScheme(ABC):
+    """An additively homomorphic scheme with a key-holder; stateless, so one instance serves everybody.
 
     Attributes:
         name: the name in the registry.
@@ -192,7 +194,7 @@ class AdditiveScheme(ABC):
 
 
 def check_vector(values: NDArray[np.int64], *, capacity: int, max_length: int) -> None:
-    """Refuse what :meth:`AdditiveScheme.encrypt` refuses. Messages hold shapes and types, no value.
+    """Refuse what :meth:`KeyHolderScheme.encrypt` refuses. Messages hold shapes and types, no value.
 
     Raises:
         ArgumentError: ``values`` is not an int64 array of shape (d,), 1 <= d <= ``max_length``.
@@ -210,9 +212,9 @@ def check_vector(values: NDArray[np.int64], *, capacity: int, max_length: int) -
 
 
 def check_opening(
-    scheme: AdditiveScheme, *, key_id: bytes, total_key_id: bytes, length: int, total_length: int, bound: int
+    scheme: KeyHolderScheme, *, key_id: bytes, total_key_id: bytes, length: int, total_length: int, bound: int
 ) -> None:
-    """Refuse, before anything is decrypted, what :meth:`AdditiveScheme.open` refuses from public knowledge alone.
+    """Refuse, before anything is decrypted, what :meth:`KeyHolderScheme.open` refuses from public knowledge alone.
 
     Raises:
         ArgumentError: ``bound`` is not an int from 0 to the scheme's capacity.

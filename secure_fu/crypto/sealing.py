@@ -14,6 +14,7 @@ Not guaranteed
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -29,7 +30,7 @@ from secure_fu.crypto._secret import Secret
 from secure_fu.crypto.wire import Blob, Fixed, decode, encode, message
 from secure_fu.errors import ArgumentError, SealError, WireError
 
-__all__ = ["SEALING_KEY_BYTES", "SealingKey", "check_sealing_key", "seal"]
+__all__ = ["SEALING_KEY_BYTES", "SEAL_OVERHEAD_BYTES", "SealingKey", "check_sealing_key", "seal"]
 
 _X25519_BYTES: Final = 32
 _KEM_KEY_BYTES: Final = 1184
@@ -43,6 +44,9 @@ _NONCE: Final = bytes(12)
 SEALING_KEY_BYTES: Final = _X25519_BYTES + _KEM_KEY_BYTES
 """Length of a public sealing key: the X25519 key, then the ML-KEM-768 encapsulation key."""
 
+SEAL_OVERHEAD_BYTES: Final = 1155
+"""What a box is longer than its content: the wire format's head, the ephemeral key, the KEM ciphertext and the tag."""
+
 
 @message("sealed-box")
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,8 @@ class _Box:
     ciphertext: Annotated[bytes, Blob(_MAX_PLAINTEXT_BYTES + _TAG_BYTES)]
 
 
+# Whoever seals does so to the same few recipients, round after round.
+@functools.lru_cache(maxsize=1024)
 def _load_recipient(recipient: bytes) -> tuple[X25519PublicKey, MLKEM768PublicKey]:
     """Raises ``ValueError`` when ``recipient`` is not a public sealing key."""
     if len(recipient) != SEALING_KEY_BYTES:
@@ -88,7 +94,7 @@ def seal(recipient: bytes, plaintext: bytes, *, associated_data: bytes) -> bytes
         associated_data: what the box is bound to; the recipient has to name the same. Does not travel in the box.
 
     Returns:
-        The box, 1155 bytes longer than ``plaintext``.
+        The box, ``SEAL_OVERHEAD_BYTES`` longer than ``plaintext``.
 
     Raises:
         SealError: ``recipient`` is not a valid key, or ``plaintext`` is too long.

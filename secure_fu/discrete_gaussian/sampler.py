@@ -103,7 +103,8 @@ def tail_bound(sigma_squared: Fraction, size: int, *, log2_probability: float) -
 
     Args:
         sigma_squared: exact variance parameter, positive; for a sum of independent discrete Gaussians, the sum of
-        theirs. size: number of coordinates, at least 1; they may depend on each other.
+            theirs.
+        size: number of coordinates, at least 1; they may depend on each other.
         log2_probability: binary logarithm of the allowed probability, at most 0.
 
     Returns:

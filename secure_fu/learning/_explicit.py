@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secure_fu.errors import ArgumentError
-from secure_fu.learning._linear import row_norms
+from secure_fu.learning._linear import LARGEST_NORM, row_norms
 from secure_fu.learning._private import PrivateCopy
 from secure_fu.learning.flat import FlatModel
 from secure_fu.learning.losses import Loss, checked_losses
@@ -81,9 +81,15 @@ class ExplicitGradients:
 
 
 def combine(blocks: list[Tensor], scales: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sum of the rows (n, d), given in blocks of columns, each times the scale that its norm maps to: float64, (d,)."""
+    """Sum of the rows (n, d), given in blocks of columns, each times the scale that its norm maps to: float64, (d,).
+
+    Rows with a norm above LARGEST_NORM, or none, are left out: a scale of 0 would make NaN of an infinity.
+    """
     norms = torch.zeros(len(blocks[0]), dtype=torch.float64)
     for block in blocks:
         norms = torch.hypot(norms, row_norms(block))
     factors = scales(norms)
+    kept = norms <= LARGEST_NORM
+    if not bool(kept.all()):
+        factors, blocks = factors[kept], [block[kept] for block in blocks]
     return torch.cat([factors @ block for block in blocks])

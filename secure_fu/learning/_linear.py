@@ -2,7 +2,7 @@
 
 For a linear layer y = W a + b the gradient of one record's loss is the outer product of g = dloss/dy and (a, 1). Its
 norm is |g| |(a, 1)|, and a sum of scaled gradients is one matrix product (Goodfellow 2015, arXiv 1510.01799; Li et
-al. 2021, arXiv 2110.05679, "ghost clipping").
+al. 2021, arXiv 2110.05679, "ghost clipping"). A record whose gradient cannot be scaled is left out of that product.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from secure_fu.learning._private import PrivateCopy
 from secure_fu.learning.flat import FlatModel, Layer
 from secure_fu.learning.losses import Loss, checked_losses
 
-__all__ = ["LinearGradients", "row_norms"]
+__all__ = ["LARGEST_NORM", "LinearGradients", "row_norms"]
+
+LARGEST_NORM: Final = 1e200
+"""A gradient with a larger norm, or none, counts as zero: clip norms over it need be no normal numbers."""
 
 # Outside these the squares of float64 numbers, or sums of them, leave the range of normal numbers.
 _LEAST, _LARGEST = 1e-140, 1e140
@@ -50,12 +53,12 @@ class LinearGradients:
     def scaled_sum(
         self, features: Tensor, targets: Tensor, loss: Loss, scales: Callable[[Tensor], Tensor]
     ) -> Tensor | None:
-        """Sum over records of scale * gradient.
+        """Sum over records of scale * gradient. A record with a norm above LARGEST_NORM adds nothing.
 
         Args:
             features: float64, (n, ...).
             targets: what the loss takes, (n, ...).
-            scales: maps the norms of the per-record gradients (n,) to their scales (n,); may raise.
+            scales: maps the norms of the per-record gradients (n,) to their scales (n,).
 
         Returns:
             float64, (d,); None if a layer did not run exactly once on (n, inputs), so that this class does not apply.
@@ -70,18 +73,26 @@ class LinearGradients:
         activations = [run[0][0] for run in runs]
         backward = torch.autograd.grad(losses.sum(), [run[0][1] for run in runs])
         norms = torch.zeros(count, dtype=torch.float64)
+        widest, steepest = torch.zeros_like(norms), torch.zeros_like(norms)
         one = torch.ones(1, dtype=torch.float64)
         for (_, weight, bias), a, g in zip(self._parts, activations, backward, strict=True):
             width = torch.zeros(count, dtype=torch.float64) if weight is None else row_norms(a)
             if bias is not None:
                 width = torch.hypot(width, one)
-            norms = torch.hypot(norms, width * row_norms(g))
+            slope = row_norms(g)
+            norms = torch.hypot(norms, width * slope)
+            widest, steepest = torch.maximum(widest, width), torch.maximum(steepest, slope)
         factors = scales(norms)
+        # Left out of both factors of the products, for 0 * inf is NaN. With a being long, scaled g would be imprecise;
+        # a scale above 1 may overflow it.
+        kept = (norms <= LARGEST_NORM) & (widest <= LARGEST_NORM) & torch.isfinite(factors * steepest)
+        all_kept = bool(kept.all())
         total = torch.empty(self.copy.dimension, dtype=torch.float64)
         for (_, weight, bias), a, g in zip(self._parts, activations, backward, strict=True):
-            scaled = g * factors[:, None]
+            scaled = g * factors[:, None] if all_kept else g[kept] * factors[kept, None]
             if weight is not None:
-                torch.mm(scaled.T, a, out=total[weight.slice].view(weight.shape))
+                inputs = a if all_kept else a[kept]
+                torch.mm(scaled.T, inputs, out=total[weight.slice].view(weight.shape))
             if bias is not None:
                 torch.sum(scaled, dim=0, out=total[bias.slice])
         return total

@@ -6,6 +6,7 @@ same.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning.flat import FlatModel
 from secure_fu.learning.losses import Loss, checked_losses, cross_entropy
 from secure_fu.learning.records import Records
@@ -25,6 +26,8 @@ __all__ = ["LocalTraining", "client_update", "stacked_client_updates"]
 
 _CHUNK_BYTES: Final = 2**28
 _LEAST_NORM: Final = 1e-140
+_LARGEST_NORM: Final = 1e200  # with clip norms from 1e-100, factors stay normal numbers
+_LOGGER = logging.getLogger("secure_fu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,8 @@ def client_update(
 
     Guarantee:
         The result's L2 norm is at most ``clip_norm``, whatever the records, in float64 with its rounding included.
+        That covers training that diverges: its change counts as zero, with a warning in the log of ``secure_fu``. An
+        error in its place would show whether it diverged, and whoever chooses the model chooses what that tells.
 
     Args:
         vector: the model, float64 (d,).
@@ -82,7 +87,6 @@ def client_update(
     Raises:
         ArgumentError: an argument does not fit.
         DataError: there are no records.
-        NonFiniteError: training diverged; the client sits the round out.
     """
     _check_clip_norm(clip_norm)
     tensors = model.tensors(vector)
@@ -102,10 +106,10 @@ def client_update(
             for name, gradient in zip(names, gradients, strict=True)
         }
     change = model.flatten({name: current[name].to(torch.float64) - start[name].to(torch.float64) for name in names})
-    clipped = _clip_rows(change[None], clip_norm)[0]
-    if not np.isfinite(clipped).all():
-        raise NonFiniteError("local training ended with NaN or infinite parameters; expected a smaller learning rate")
-    return np.asarray(clipped)
+    clipped, finite = _clip_rows(change[None], clip_norm)
+    if not finite:
+        _warn()
+    return np.asarray(clipped[0])
 
 
 def stacked_client_updates(
@@ -130,8 +134,7 @@ def stacked_client_updates(
         vector, training, clip_norm, loss: as :func:`client_update`.
 
     Returns:
-        float64, shape (clients, d). The row of a client whose training diverged is NaN; its caller leaves that client
-        out.
+        float64, shape (clients, d). The row of a client whose training diverged is zero.
 
     Raises:
         ArgumentError: an argument does not fit, or the module cannot be stacked (then use :func:`client_update`).
@@ -145,6 +148,7 @@ def stacked_client_updates(
     longest = max((len(own) for own in records), default=1)
     each = 4 * (3 * model.dimension + 2 * longest * (records[0].width if records else 1))
     rows = max(1, _CHUNK_BYTES // each)
+    all_finite = True
     for first in range(0, len(records), rows):
         chunk = slice(first, first + rows)
         try:
@@ -153,7 +157,10 @@ def stacked_client_updates(
             raise ArgumentError(
                 "model", type(model.module).__name__, f"a module that torch.vmap can stack: {error}"
             ) from error
-        updates[chunk] = _clip_rows(changes, clip_norm)
+        updates[chunk], finite = _clip_rows(changes, clip_norm)
+        all_finite &= finite
+    if not all_finite:
+        _warn()
     return updates
 
 
@@ -180,23 +187,29 @@ def _train_stack(
     for step in range(max(len(plan) for plan in plans)):
         batches = [plan[step] if step < len(plan) else np.zeros(0, dtype=np.int64) for plan in plans]
         width = max(len(batch) for batch in batches)
-        # Padded with the client's own first record: what another client holds must not reach it, not even as 0 * inf.
+        # Padded with the first record of the client's own batch: what is not in the batch must not reach its gradient,
+        # not even as 0 * inf.
         index = np.repeat(np.asarray(offsets, dtype=np.int64)[:, None], width, axis=1)
         mask = np.zeros((clients, width), dtype=np.bool_)
         for client, batch in enumerate(batches):
+            index[client] += batch[0] if len(batch) else 0
             index[client, : len(batch)] = batch + offsets[client]
             mask[client, : len(batch)] = True
         chosen, present = torch.from_numpy(index), torch.from_numpy(mask)
         leaves = {name: tensor.requires_grad_() for name, tensor in current.items()}
         logits = stacked_forward(leaves, features[chosen]).flatten(0, 1)
         losses = checked_losses(loss, logits, labels[chosen].flatten()).view(clients, width)
-        # where, not a product: the padding's loss can be infinite. A client without a batch in this step stays put.
+        # where, not a product: the padding's loss can be infinite.
         means = torch.where(present, losses, 0.0).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         gradients = torch.autograd.grad(
             means.sum(), [leaves[name] for name in names], materialize_grads=True, allow_unused=True
         )
+        # A client without a batch in this step stays put: its gradient is 0, or NaN where its parameters are huge.
+        idle = torch.from_numpy(~mask[:, 0])
+        for gradient in gradients:
+            gradient[idle] = 0.0
         current = {
-            name: leaves[name].detach().sub_(gradient, alpha=training.learning_rate)
+            name: leaves[name].detach().sub_(gradient.mul_(training.learning_rate))
             for name, gradient in zip(names, gradients, strict=True)
         }
     parts = [(current[name].double() - tensors[name].double()).reshape(clients, -1) for name in names]
@@ -232,13 +245,18 @@ def _check_clip_norm(clip_norm: float) -> None:
         raise ArgumentError("clip_norm", clip_norm, "a number in [1e-100, 1e100]")
 
 
-def _clip_rows(changes: NDArray[np.float64], clip_norm: float) -> NDArray[np.float64]:
-    """Rows scaled to L2 at most ``clip_norm``; a row that is not finite becomes NaN."""
-    with np.errstate(invalid="ignore"):
+def _clip_rows(changes: NDArray[np.float64], clip_norm: float) -> tuple[NDArray[np.float64], bool]:
+    """Rows scaled to L2 at most ``clip_norm``, those of no norm up to 1e200 to zero; and whether there were none."""
+    with np.errstate(invalid="ignore", over="ignore"):
         largest = np.abs(changes).max(axis=1, keepdims=True)
         unit = changes / np.where(largest > 0.0, largest, 1.0)
         norms = largest * np.sqrt(np.einsum("ij,ij->i", unit, unit))[:, None]
         # Twice the relative error of the norm is taken off, so that rounding cannot carry a row over the bound.
         bound = clip_norm * (1.0 - (changes.shape[1] + 64) * 2.0**-52)
         clipped = changes * np.minimum(1.0, bound / np.maximum(norms, _LEAST_NORM))
-    return np.asarray(clipped)
+    finite = norms <= _LARGEST_NORM
+    return np.where(finite, clipped, 0.0), bool(finite.all())
+
+
+def _warn() -> None:
+    _LOGGER.warning("some updates are not finite and count as zero")

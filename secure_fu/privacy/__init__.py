@@ -16,6 +16,9 @@ from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
 from secure_fu.privacy.ledger import PrivacyLedger, Reservation
 from secure_fu.privacy.ledger_records import EventStatus, LedgerEvent
 from secure_fu.privacy.noise import NoiseShare, assured_clients
+from secure_fu.privacy.renyi_filter import check_round
+from secure_fu.privacy.rotated_grid import RotatedGrid
+from secure_fu.privacy.spending import Spending
 from secure_fu.privacy.statistics import (
     Interval,
     RocCurve,
@@ -43,12 +46,15 @@ __all__ = [
     "PrivacyLedger",
     "Reservation",
     "RocCurve",
+    "RotatedGrid",
+    "Spending",
     "Subject",
     "Unit",
     "View",
     "assured_clients",
     "auc",
     "calibrate_noise",
+    "check_round",
     "clip_l2",
     "clopper_pearson",
     "mean_interval",

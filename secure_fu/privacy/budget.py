@@ -40,8 +40,8 @@ class Budget:
         delta: between 0 and 1.
         order: the Renyi order of the filter, one of :data:`secure_fu.privacy.accounting.ORDERS`, fixed for good.
         deletion_reserve: fraction, from 0 up to 1, of the Renyi budget that training leaves untouched. Renyi
-        divergences
-            add, so 0.5 keeps as many rounds for unlearning as training may have. Unlearning may spend all that is left.
+            divergences add, so 0.5 keeps as many rounds for unlearning as training may have. Unlearning may spend all
+            that is left.
         unit: whose presence is hidden. For the client unit no round may claim amplification: the cohort is public.
         group_size: number of units that the budget hides together.
 

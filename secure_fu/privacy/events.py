@@ -22,8 +22,7 @@ class GaussianSumEvent:
     Args:
         noise_multiplier: standard deviation of the assured noise over the unit's L2 sensitivity (rounding included).
         sampling_rate: probability with which the unit is in the sum, drawn secretly and independently (Poisson). 1.0
-        means
-            that it is always in it, or that who is in it can be seen: no amplification.
+            means that it is always in it, or that who is in it can be seen: no amplification.
         grid_ratio: standard deviation of the whole assured noise over the grid step, at least 2.
         dimension: number of coordinates of the sum.
         shares: number of independent discrete Gaussians of equal variance that make up the assured noise.

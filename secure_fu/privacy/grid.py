@@ -10,9 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.discrete_gaussian import RandomStream
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy._checks import positive, positive_integer
 from secure_fu.privacy.clipping import check_clip_norm
+from secure_fu.privacy.noise import NoiseShare
 from secure_fu.privacy.units import Unit
 
 __all__ = ["MAX_SUMMED_VECTORS", "Grid"]
@@ -115,6 +117,11 @@ class Grid:
         return _up(_up(self.clip_norm + summation) + rounding)
 
     @property
+    def encoded_dimension(self) -> int:
+        """Number of integers that :meth:`encode` returns: d."""
+        return self.dimension
+
+    @property
     def max_integer(self) -> int:
         """Largest absolute value that :meth:`quantise` returns: ceil(saturation / step)."""
         return math.ceil(self.saturation / self.step)
@@ -154,6 +161,36 @@ class Grid:
             raise ArgumentError("integers", f"an array of {integers.dtype}", "an array of int64")
         self._check_shape("integers", integers.shape)
         return integers.astype(np.float64) * self.step
+
+    def encode(self, vector: NDArray[np.float64], *, seed: bytes, stream: RandomStream) -> NDArray[np.int64]:
+        """:meth:`quantise`, with the signature of :meth:`RotatedGrid.encode`; `seed` and `stream` are not used."""
+        del seed, stream
+        return self.quantise(vector)
+
+    def decode(self, integers: NDArray[np.int64], *, seed: bytes) -> NDArray[np.float64]:
+        """:meth:`dequantise`, with the signature of :meth:`RotatedGrid.decode`; `seed` is not used."""
+        del seed
+        return self.dequantise(integers)
+
+    def sum_bound(self, clients: int, share: NoiseShare, *, log2_probability: float = -64.0) -> int:
+        """Bounds the coordinates of a sum of encoded vectors and their noise, all d of them at once.
+
+        Args:
+            clients: number of contributions in the sum.
+            share: law of each client's noise; made with this grid's step.
+            log2_probability: binary logarithm of the allowed probability.
+
+        Returns:
+            An integer, in steps, that some coordinate's absolute value exceeds with probability at most
+            2**log2_probability, over the noise: `clients` times :attr:`max_integer`, and the noise's tail.
+
+        Raises:
+            ArgumentError: an argument is out of its domain, or the share has another step.
+        """
+        if share.step != self.step:
+            raise ArgumentError("share", f"noise in steps of {share.step!r}", f"noise in this grid's {self.step!r}")
+        tail = share.sum_tail_bound(clients, self.dimension, log2_probability=log2_probability)
+        return clients * self.max_integer + tail
 
     def _check_shape(self, argument: str, shape: tuple[int, ...]) -> None:
         if shape != (self.dimension,):

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto import AdditiveScheme, Encryptor, Identity, InlineEncryptor, Randomness, Role, Roster, seal
+from secure_fu.crypto import Identity, Randomness, Role, Roster, Secret
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError, PolicyRefusal, ProtocolError
+from secure_fu.errors import ArgumentError, DataError, NonFiniteError, PolicyRefusal, ProtocolError, ReuseError
 from secure_fu.privacy import Unit
-from secure_fu.protocol.messages import Domain, Header, Invitation, Upload, UploadStatement, digest, parse_settings
+from secure_fu.protocol.client_record import ClientRecord
+from secure_fu.protocol.encryption import EncryptedVector, UploadEncryption
+from secure_fu.protocol.header import Header, grid_of, noise_share_of, parse_settings
+from secure_fu.protocol.messages import Domain, Invitation, Upload, digest
 from secure_fu.protocol.policy import Policy
 from secure_fu.protocol.sums import LocalTask, RoundTerms
 
-__all__ = ["Client", "PendingUpload", "upload_associated_data"]
+__all__ = ["AcceptedRound", "Client", "PendingUpload"]
+
+_LOGGER = logging.getLogger("secure_fu")
+
+# For the rounding of the norm itself; clipping aims lower by more than that.
+_SLACK = 1.0 + 2.0**-30
 
 # An invitation is one and the same for all clients of a process; reading its public parts once serves them all.
 _decode_invitation = lru_cache(maxsize=2)(partial(decode, Invitation))
@@ -42,31 +52,31 @@ def _terms(header: Header) -> RoundTerms:
     )
 
 
-def upload_associated_data(header_digest: bytes, client: str) -> bytes:
-    """What a sealed upload is bound to: one round, one client."""
-    return b"upload\0" + header_digest + client.encode("ascii")
-
-
 class Client:
     """One participant: checks a round against its policy, computes, clips to the grid, adds its noise share, encrypts.
 
     Formal guarantees:
         The upload is an encryption of round(clamp(contribution)) + noise share. With `minimum_cohort - colluders`
-        honest clients in the sum, the released sum carries at least the accounted noise.
+        honest clients in the sum, the released sum carries at least the accounted noise. A round is answered at most
+        once, and charged to the client's own record before anything is computed for it, whatever happens afterwards, a
+        kill included.
     Edge cases:
-        A client with nothing to say sends zero plus its noise share, an upload like any other. A contribution that is
-        not finite is refused here and never encrypted; the refusal names no value of it, but the type of an error. That
-        the client sits out is public. An error of its task other than ArgumentError, DataError and NonFiniteError goes
-        through. One round of a run is answered once, by one thread; a repeated or older invitation is refused.
+        A client with nothing to say sends zero plus its noise share, an upload like any other; so does one whose task
+        raises ArgumentError, DataError or NonFiniteError, or returns another shape, a number that is not finite, or,
+        for the client unit, a vector longer than the clip norm. Its own log names the type of the error and no more.
+        Any other exception of its task is a bug in the client's code and goes through.
 
     Args:
         identity: secret; its role is CLIENT.
         roster: pinned identities of all parties.
         policy: pinned demands.
-        scheme: additive encryption scheme.
+        encryption: of the scheme that this client runs.
         tasks: this client's code by purpose.
         randomness: source of the noise share and of secret sampling.
-        encryptor: does the work of encryption; this process unless given.
+        record: durable memory of rounds and of what they cost.
+
+    Raises:
+        ArgumentError: the identity has another role, or the roster is not the policy's.
     """
 
     def __init__(
@@ -75,21 +85,21 @@ class Client:
         *,
         roster: Roster,
         policy: Policy,
-        scheme: AdditiveScheme,
+        encryption: UploadEncryption,
         tasks: Mapping[str, LocalTask],
         randomness: Randomness,
-        encryptor: Encryptor | None = None,
+        record: ClientRecord,
     ) -> None:
         if identity.role is not Role.CLIENT:
             raise ArgumentError("identity", identity.role.value, "an identity in the role of a client")
+        policy.check_roster(roster)
         self._identity = identity
         self._roster = roster
         self._policy = policy
-        self._scheme = scheme
+        self._encryption = encryption
         self._tasks = dict(tasks)
         self._randomness = randomness
-        self._encryptor = InlineEncryptor(scheme) if encryptor is None else encryptor
-        self._last_round: dict[bytes, int] = {}
+        self._record = record
 
     @property
     def name(self) -> str:
@@ -97,22 +107,23 @@ class Client:
         return self._identity.name
 
     def respond(self, invitation: bytes) -> bytes:
-        """Answer one invitation with one upload; :meth:`begin` and :meth:`PendingUpload.finish` in one."""
-        return self.begin(invitation).finish()
+        """Answer one invitation with one upload: :meth:`accept`, then the rest."""
+        return self.accept(invitation).begin().finish()
 
-    def begin(self, invitation: bytes) -> PendingUpload:
-        """Answer one invitation: everything up to the start of the encryption.
+    def accept(self, invitation: bytes) -> AcceptedRound:
+        """Check a round, and write down that it is answered and what it costs.
 
         Args:
             invitation: an encoded :class:`~secure_fu.protocol.messages.Invitation`.
 
         Returns:
-            the upload in the making.
+            what goes on from here. Nothing may leave before the record is durable, which it is on return unless the
+            record gathers several clients (:meth:`ClientRecord.together`).
 
         Raises:
-            WireError, SignatureError: the message is malformed or not from the pinned server and key-holder.
-            PolicyRefusal: the policy forbids the round, or the contribution cannot be computed, has another shape, or
-                is not finite.
+            WireError, SignatureError, RosterError: the message is malformed or not from the pinned parties.
+            PolicyRefusal: the policy or the client's own ledger forbids the round.
+            CapacityError: the sum might not fit.
             ProtocolError: the round is not newer than the last one answered, its parts do not belong together, or its
                 settings are malformed.
         """
@@ -120,42 +131,23 @@ class Client:
         header = self._checked_header(message)
         model = self._checked_model(message, header)
         terms = _terms(header)
-        self._scheme.load_public_key(message.round_key.public_key)
         # From here on the round counts as answered, whatever happens: nothing secret is ever drawn twice for it.
-        self._last_round[header.run_id] = header.round_number
-        noised = self._noised_contribution(header, model, terms)
-        encrypting = self._encryptor.submit(message.round_key.public_key, noised)
-        return PendingUpload(self, message.announcement.header_digest, encrypting)
+        self._record.accept(self.name, header, message.announcement.header_digest, budget=self._policy.budget)
+        return AcceptedRound(self, message, header, model, terms)
 
     def _checked_header(self, message: Invitation) -> Header:
-        announcement, round_key = message.announcement, message.round_key
+        announcement = message.announcement
         self._roster.verify(
             self._policy.server, Role.SERVER, Domain.HEADER, announcement.header, announcement.signature
         )
-        if round_key.header_digest != announcement.header_digest:
-            raise ProtocolError("the round key belongs to another header than the announcement")
-        self._roster.verify(
-            self._policy.key_holder, Role.KEY_HOLDER, Domain.ROUND_KEY, round_key.statement, round_key.signature
-        )
         header = _decode_header(announcement.header)
         self._policy.check(header)
-        if header.parameter_set != self._scheme.parameter_set:
-            raise PolicyRefusal(
-                f"header field parameter_set is {header.parameter_set!r}; "
-                f"this client runs {self._scheme.parameter_set!r}"
-            )
+        self._policy.check_cohort(header, self._roster)
         if self.name not in header.cohort:
             raise PolicyRefusal(f"client {self.name!r} is not in the cohort of round {header.round_number}")
         if header.purpose not in self._tasks:
             raise PolicyRefusal(f"purpose is {header.purpose!r}; this client has tasks for {sorted(self._tasks)}")
-        last = self._last_round.get(header.run_id, -1)
-        if header.round_number <= last:
-            raise ProtocolError(f"round_number is {header.round_number}; expected one after {last}, the last answered")
-        share = self._policy.noise_share(header)
-        self._scheme.check_capacity(
-            clients=len(header.cohort),
-            magnitude=self._policy.grid(header).max_integer + share.tail_bound(header.length, log2_probability=-64),
-        )
+        self._encryption.check(message, header)
         return header
 
     @staticmethod
@@ -164,53 +156,92 @@ class Client:
             raise ProtocolError("the model that came with the invitation is not the one that the header names")
         if len(message.model) != 4 * header.length:
             raise ProtocolError(f"the model has {len(message.model)} bytes; expected {4 * header.length}")
-        return _model_vector(message.model)
+        model = _model_vector(message.model)
+        if not np.isfinite(model).all():
+            raise ProtocolError("the model has coordinates that are not finite")
+        return model
 
-    def _noised_contribution(self, header: Header, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.int64]:
-        sits_out = f"client {self.name!r} sits round {header.round_number} out: its contribution"
-        sampling = self._randomness.stream(f"sampling/{self.name}")
+    def _noised_contribution(
+        self, header: Header, header_digest: bytes, model: NDArray[np.float32], terms: RoundTerms
+    ) -> NDArray[np.int64]:
+        grid = grid_of(header)
+        rounding = self._randomness.stream(f"rounding/{self.name}")
         try:
-            contribution = self._tasks[header.purpose].contribution(model, terms, sampling)
+            contribution = self._bounded_contribution(header, model, terms)
+            encoded = grid.encode(contribution, seed=header_digest, stream=rounding)
         except (ArgumentError, DataError, NonFiniteError) as error:
-            # The refusal travels and is logged: the error's own text, which may tell of data, stays with its cause.
-            raise PolicyRefusal(f"{sits_out} cannot be computed ({type(error).__name__})") from error
-        if contribution.shape != (header.length,):
-            raise PolicyRefusal(f"{sits_out} has shape {contribution.shape}; expected ({header.length},)")
-        if not np.isfinite(contribution).all():
-            raise PolicyRefusal(f"{sits_out} has non-finite coordinates")
-        noise = self._policy.noise_share(header).sample(
-            header.length, stream=self._randomness.stream(f"noise/{self.name}")
-        )
-        return self._policy.grid(header).quantise(contribution) + noise
-
-    def _signed_upload(self, header_digest: bytes, ciphertext: bytes) -> bytes:
-        box = seal(
-            self._roster.party(self._policy.server).sealing_key,
-            ciphertext,
-            associated_data=upload_associated_data(header_digest, self.name),
-        )
-        statement = UploadStatement(header_digest=header_digest, client=self.name, ciphertext_digest=digest(ciphertext))
-        return encode(
-            Upload(
-                header_digest=header_digest,
-                client=self.name,
-                ciphertext_digest=statement.ciphertext_digest,
-                box=box,
-                signature=self._identity.sign(Domain.UPLOAD, encode(statement)),
+            # Whether it can be computed may depend on a single record, and the server chose the model: to sit out, or
+            # to say why, would tell. So the upload is one like any other.
+            _LOGGER.warning(
+                "round %d: client %s sends noise alone (%s)", header.round_number, self.name, type(error).__name__
             )
+            encoded = np.zeros(grid.encoded_dimension, dtype=np.int64)
+        noise = self._randomness.stream(f"noise/{self.name}")
+        return encoded + noise_share_of(header).sample(grid.encoded_dimension, stream=noise)
+
+    def _bounded_contribution(
+        self, header: Header, model: NDArray[np.float32], terms: RoundTerms
+    ) -> NDArray[np.float64]:
+        sampling = self._randomness.stream(f"sampling/{self.name}")
+        contribution = self._tasks[header.purpose].contribution(model, terms, sampling)
+        if contribution.shape != (header.length,):
+            raise ArgumentError("contribution", f"of shape {contribution.shape}", f"shape ({header.length},)")
+        if not np.isfinite(contribution).all():
+            raise NonFiniteError("the contribution has coordinates that are not finite")
+        if terms.unit is Unit.CLIENT and float(np.linalg.norm(contribution)) > terms.clip_norm * _SLACK:
+            raise ArgumentError("contribution", "longer than the clip norm", f"an L2 norm of at most {terms.clip_norm}")
+        return contribution
+
+    def _signed_upload(self, header_digest: bytes, vector: EncryptedVector) -> bytes:
+        unsigned = Upload(
+            header_digest=header_digest,
+            client=self.name,
+            ciphertext_digest=vector.ciphertext_digest,
+            body=vector.body,
+            shares=vector.shares,
+            signature=bytes(64),
         )
+        return encode(replace(unsigned, signature=self._identity.sign(Domain.UPLOAD, unsigned.statement)))
 
 
-class PendingUpload:
+class AcceptedRound(Secret):
+    """A round that a client has accepted and been charged for; it computes once."""
+
+    def __init__(
+        self, client: Client, invitation: Invitation, header: Header, model: NDArray[np.float32], terms: RoundTerms
+    ) -> None:
+        self._client = client
+        self._invitation = invitation
+        self._header = header
+        self._model = model
+        self._terms = terms
+        self._begun = False
+
+    def begin(self) -> PendingUpload:
+        """Compute the contribution, add noise, start to encrypt.
+
+        Raises:
+            ReuseError: this was called before.
+        """
+        if self._begun:
+            raise ReuseError("a round is answered once")
+        self._begun = True
+        client, header_digest = self._client, self._invitation.announcement.header_digest
+        values = client._noised_contribution(self._header, header_digest, self._model, self._terms)
+        encrypting = client._encryption.begin(self._invitation, self._header, client.name, values)
+        return PendingUpload(client, header_digest, encrypting)
+
+
+class PendingUpload(Secret):
     """An upload whose encryption is under way."""
 
-    def __init__(self, client: Client, header_digest: bytes, encrypting: Callable[[], bytes]) -> None:
+    def __init__(self, client: Client, header_digest: bytes, encrypting: Callable[[], EncryptedVector]) -> None:
         self._client = client
         self._header_digest = header_digest
         self._encrypting = encrypting
 
     def finish(self) -> bytes:
-        """Wait for the ciphertext, seal and sign it.
+        """Wait for the ciphertext and sign it.
 
         Returns:
             an encoded :class:`~secure_fu.protocol.messages.Upload`.

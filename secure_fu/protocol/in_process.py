@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from secure_fu.crypto.wire import decode
 from secure_fu.errors import ArgumentError, CohortTooSmall, OpeningError, PolicyRefusal, RoundAborted
-from secure_fu.protocol.client import Client, PendingUpload
-from secure_fu.protocol.key_holder import KeyHolder
+from secure_fu.protocol.client import AcceptedRound, Client, PendingUpload
+from secure_fu.protocol.client_record import ClientRecord
+from secure_fu.protocol.header import Header
+from secure_fu.protocol.messages import Announcement
+from secure_fu.protocol.opening import Opening
 from secure_fu.protocol.release import ReleasedSum
-from secure_fu.protocol.server import Server
 from secure_fu.protocol.sums import SumRequest
 
 __all__ = ["InProcessSums", "RoundTraffic"]
@@ -27,6 +30,8 @@ class RoundTraffic:
         upload_bytes: of the largest upload.
         download_bytes: of the invitation, the same for every client.
         uploads: number of uploads in the sum.
+        parameter_set: of the encryption.
+        digit_bits: width of a coordinate of the sum in the ciphertext; 0 for schemes with a key-holder.
     """
 
     round_number: int
@@ -34,12 +39,17 @@ class RoundTraffic:
     upload_bytes: int
     download_bytes: int
     uploads: int
+    parameter_set: str
+    digit_bits: int
 
 
 class InProcessSums:
-    """Secure sums by a server, a key-holder and clients in this process.
+    """Secure sums by a server, clients and whoever opens, in this process.
 
     Args:
+        opening: the server with its committee or its key-holder.
+        clients: by name.
+        record: of all these clients, synced once a round.
         cohort: names of the clients to invite to a given round number.
         vanishes: whether an invited client fails to answer, by (round number, client name).
         first_round: number of the first round.
@@ -51,9 +61,9 @@ class InProcessSums:
     def __init__(
         self,
         *,
-        server: Server,
-        key_holder: KeyHolder,
+        opening: Opening,
         clients: Mapping[str, Client],
+        record: ClientRecord,
         cohort: Callable[[int], tuple[str, ...]],
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
         first_round: int = 0,
@@ -64,9 +74,10 @@ class InProcessSums:
             raise ArgumentError("attempts", attempts, "at least 1")
         self._attempts = attempts
         self._ahead = ahead
-        self._server = server
-        self._key_holder = key_holder
+        self._opening = opening
+        self._server = opening.server
         self._clients = dict(clients)
+        self._record = record
         self._cohort = cohort
         self._vanishes = vanishes
         self._next_round = first_round
@@ -92,14 +103,15 @@ class InProcessSums:
         announcement = self._server.announce(request, cohort, number)
         self._next_round += 1
         try:
-            invitation = self._server.invite(self._key_holder.issue_key(announcement))
-            sizes = self._collect(number, cohort, invitation)
-            released = self._server.release(self._key_holder.open(self._server.close()))
+            invitation = self._opening.invite(announcement)
+            sizes = self._collect(self._accept(number, cohort, invitation))
+            released = self._opening.open()
         except BaseException as error:
             self._server.give_up(f"ended early by {type(error).__name__}, before its roll left")
             if isinstance(error, OpeningError):
                 raise RoundAborted(f"round {number}: {error}") from error
             raise
+        header = decode(Header, decode(Announcement, announcement).header)
         self.traffic.append(
             RoundTraffic(
                 round_number=number,
@@ -107,11 +119,25 @@ class InProcessSums:
                 upload_bytes=max(sizes),
                 download_bytes=len(invitation),
                 uploads=len(sizes),
+                parameter_set=header.parameter_set,
+                digit_bits=header.digit_bits,
             )
         )
         return released
 
-    def _collect(self, number: int, cohort: tuple[str, ...], invitation: bytes) -> list[int]:
+    def _accept(self, number: int, cohort: tuple[str, ...], invitation: bytes) -> list[AcceptedRound]:
+        accepted: list[AcceptedRound] = []
+        with self._record.together():
+            for name in cohort:
+                if self._vanishes(number, name):
+                    continue
+                try:
+                    accepted.append(self._clients[name].accept(invitation))
+                except PolicyRefusal as refusal:
+                    _LOGGER.warning("round %d goes on without client %s: %s", number, name, refusal)
+        return accepted
+
+    def _collect(self, accepted: list[AcceptedRound]) -> list[int]:
         sizes: list[int] = []
         pending: deque[PendingUpload] = deque()
 
@@ -120,13 +146,11 @@ class InProcessSums:
             self._server.receive(upload)
             sizes.append(len(upload))
 
-        for name in cohort:
-            if self._vanishes(number, name):
-                continue
+        for round_ in accepted:
             try:
-                pending.append(self._clients[name].begin(invitation))
+                pending.append(round_.begin())
             except PolicyRefusal as refusal:
-                _LOGGER.warning("round %d goes on without client %s: %s", number, name, refusal)
+                _LOGGER.warning("the round goes on without a client: %s", refusal)
                 continue
             if len(pending) > self._ahead:
                 receive_oldest()

@@ -1,60 +1,42 @@
-"""The messages of a round, each its own type, with the statements that their signatures cover.
+"""The messages that every round has, each its own type, with the statements that their signatures cover.
 
 The wire format (:mod:`secure_fu.crypto.wire`) rejects unknown versions, wrong tags, oversized fields and trailing
 bytes. Every signature covers a domain of :class:`Domain` and a statement that holds the hash of the signed header,
-which in
-turn binds run, round, purpose, model, cohort and all privacy parameters.
+which in turn binds run, round, purpose, model, cohort, committee and all privacy parameters.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from secure_fu.crypto.wire import (
-    F64,
-    U32,
-    U64,
-    Blob,
-    Fixed,
-    Nested,
-    Sequence,
-    Text,
-    encode,
-    message,
-)
-from secure_fu.errors import ArgumentError, ProtocolError
+from secure_fu.crypto.wire import Blob, Fixed, Nested, Sequence, Text, encode, message
+from secure_fu.protocol.header import MAX_COHORT, MAX_COMMITTEE
 
 __all__ = [
     "Announcement",
+    "Approval",
     "Domain",
-    "Header",
     "Invitation",
-    "Opening",
-    "OpeningStatement",
     "Release",
+    "ReleaseStatement",
     "Roll",
     "RollEntry",
+    "RollStatement",
     "RoundKey",
     "RoundKeyStatement",
-    "Settings",
     "Upload",
     "UploadStatement",
-    "canonical_settings",
     "digest",
-    "parse_settings",
+    "shares_digest",
 ]
 
-Settings = Mapping[str, float | int | str | bool]
-
-MAX_COHORT = 1_000_000
 MAX_PUBLIC_KEY_BYTES = 1 << 22
 MAX_MODEL_BYTES = (1 << 32) - 1
 MAX_CIPHERTEXT_BYTES = (1 << 32) - 1
+MAX_SHARE_BYTES = 1 << 16
 
 Digest = Annotated[bytes, Fixed(32)]
 Signature = Annotated[bytes, Fixed(64)]
@@ -69,6 +51,9 @@ class Domain(StrEnum):
     UPLOAD = "upload"
     ROLL = "roll"
     OPENING = "opening"
+    VOTE = "vote"
+    ANSWER = "answer"
+    RELEASE = "release"
 
 
 def digest(data: bytes) -> bytes:
@@ -76,86 +61,15 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def canonical_settings(settings: Settings) -> str:
-    """The one JSON text of public task settings: sorted keys, no spaces, finite numbers only.
-
-    Raises:
-        ArgumentError: a value is not a finite number, a string or a boolean.
-    """
-    for key, value in settings.items():
-        if not isinstance(value, (bool, int, float, str)):
-            raise ArgumentError(f"settings[{key!r}]", type(value).__name__, "a finite number, a string or a boolean")
-    try:
-        return json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        raise ArgumentError("settings", sorted(settings), "finite numbers only") from None
-
-
-def parse_settings(text: str) -> Settings:
-    """Read what :func:`canonical_settings` wrote.
-
-    Raises:
-        ProtocolError: the text is anything else.
-    """
-    try:
-        settings = json.loads(text)
-        if isinstance(settings, dict) and canonical_settings(settings) == text:
-            return settings
-    except (ValueError, RecursionError):  # ValueError: no JSON, or values that settings cannot have
-        pass
-    raise ProtocolError("header field settings is not the canonical text of finite numbers, strings and booleans")
-
-
-@message("header")
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What one round is, in full; public, and signed by the server.
-
-    Attributes:
-        run_id: 16 random bytes that name the run (or the branch of a simulation).
-        round_number: strictly increasing within a run.
-        purpose: `train`, `unlearn/<method>` or `statistic/<name>`.
-        previous_transcript: hash of the last :class:`Release` of the run, or of its starting point.
-        model_digest: hash of the model that the clients compute on.
-        parameter_set: of the encryption scheme.
-        length: coordinates of the sum.
-        grid_step, saturation, clip_norm: in units of the released sum.
-        unit: the privacy unit, a value of :class:`secure_fu.privacy.Unit`.
-        noise_multiplier: standard deviation of the assured noise over the unit's sensitivity.
-        retained_rate, forgotten_rate: largest probability with which one retained (forgotten) unit enters this sum; 1
-            is no amplification by sampling, 0 means that units of that kind do not enter at all.
-        settings: public settings of the task, canonical JSON.
-        roster_digest: hash of the roster of identities.
-        cohort: names of the clients invited, sorted.
-        committee: names of those who open the sum.
-        minimum_cohort: fewer uploads than this, and the round ends without a release.
-    """
-
-    run_id: Annotated[bytes, Fixed(16)]
-    round_number: Annotated[int, U64]
-    purpose: Name
-    previous_transcript: Digest
-    model_digest: Digest
-    parameter_set: Name
-    length: Annotated[int, U32]
-    grid_step: Annotated[float, F64]
-    saturation: Annotated[float, F64]
-    clip_norm: Annotated[float, F64]
-    unit: Name
-    noise_multiplier: Annotated[float, F64]
-    retained_rate: Annotated[float, F64]
-    forgotten_rate: Annotated[float, F64]
-    settings: Annotated[str, Text(65536)]
-    roster_digest: Digest
-    cohort: Annotated[tuple[str, ...], Sequence(Text(64), MAX_COHORT)]
-    committee: Annotated[tuple[str, ...], Sequence(Text(64), 1024)]
-    minimum_cohort: Annotated[int, U32]
+def shares_digest(digests: tuple[bytes, ...]) -> bytes:
+    """One digest for the digests of an upload's sealed shares, in the order of the committee; 32 bytes each."""
+    return digest(b"".join(digests))
 
 
 @message("announcement")
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """Server to key-holder and clients: the encoded header and the server's signature over it."""
+    """Server to everybody: the encoded header and the server's signature over it."""
 
     header: Annotated[bytes, Blob(1 << 27)]
     signature: Signature
@@ -178,7 +92,7 @@ class RoundKeyStatement:
 @message("round-key")
 @dataclass(frozen=True, kw_only=True)
 class RoundKey:
-    """Key-holder to server and clients: the fresh public key of one round."""
+    """Key-holder to server and clients: the fresh public key of one round. Scheme `kahe` has none."""
 
     header_digest: Digest
     public_key: Annotated[bytes, Blob(MAX_PUBLIC_KEY_BYTES)]
@@ -193,40 +107,56 @@ class RoundKey:
 @message("invitation")
 @dataclass(frozen=True, kw_only=True)
 class Invitation:
-    """Server to client: announcement, round key and the current model (float32, little endian)."""
+    """Server to client: announcement, round key (with a key-holder only) and the model (float32, little endian)."""
 
     announcement: Annotated[Announcement, Nested(Announcement)]
-    round_key: Annotated[RoundKey, Nested(RoundKey)]
+    round_key: Annotated[tuple[RoundKey, ...], Sequence(Nested(RoundKey), 1)]
     model: Annotated[bytes, Blob(MAX_MODEL_BYTES)]
 
 
 @message("upload-statement")
 @dataclass(frozen=True, kw_only=True)
 class UploadStatement:
-    """What a client signs: this ciphertext is mine, for this header."""
+    """What a client signs: this ciphertext and these sealed shares are mine, for this header."""
 
     header_digest: Digest
     client: Name
     ciphertext_digest: Digest
+    shares_digest: Digest
 
 
 @message("upload")
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Client to server, once a round: the ciphertext, sealed so that the key-holder cannot read it in transit."""
+    """Client to server, once a round.
+
+    Attributes:
+        body: with a committee, the ciphertext; with a key-holder, the ciphertext sealed to the server, so that the
+            key-holder cannot read it in transit.
+        shares: a share of the ciphertext's key for each member, sealed to it; none with a key-holder.
+    """
 
     header_digest: Digest
     client: Name
     ciphertext_digest: Digest
-    box: Annotated[bytes, Blob(MAX_CIPHERTEXT_BYTES)]
+    body: Annotated[bytes, Blob(MAX_CIPHERTEXT_BYTES)]
+    shares: Annotated[tuple[bytes, ...], Sequence(Blob(MAX_SHARE_BYTES), MAX_COMMITTEE)]
     signature: Signature
+
+    @property
+    def share_digests(self) -> tuple[bytes, ...]:
+        """Of each sealed share, 32 bytes."""
+        return tuple(digest(share) for share in self.shares)
 
     @property
     def statement(self) -> bytes:
         """What the signature covers."""
         return encode(
             UploadStatement(
-                header_digest=self.header_digest, client=self.client, ciphertext_digest=self.ciphertext_digest
+                header_digest=self.header_digest,
+                client=self.client,
+                ciphertext_digest=self.ciphertext_digest,
+                shares_digest=shares_digest(self.share_digests),
             )
         )
 
@@ -238,69 +168,98 @@ class RollEntry:
 
     client: Name
     ciphertext_digest: Digest
+    shares_digest: Digest
     signature: Signature
 
     def statement(self, header_digest: bytes) -> bytes:
         """The client's statement that the signature covers."""
         return encode(
-            UploadStatement(header_digest=header_digest, client=self.client, ciphertext_digest=self.ciphertext_digest)
+            UploadStatement(
+                header_digest=header_digest,
+                client=self.client,
+                ciphertext_digest=self.ciphertext_digest,
+                shares_digest=self.shares_digest,
+            )
         )
+
+
+@message("roll-statement")
+@dataclass(frozen=True, kw_only=True)
+class RollStatement:
+    """What the server signs: these uploads, and no others, are in this total. Its digest is the *roll digest*."""
+
+    header_digest: Digest
+    entries: Annotated[tuple[RollEntry, ...], Sequence(Nested(RollEntry), MAX_COHORT)]
+    total_digest: Digest
 
 
 @message("roll")
 @dataclass(frozen=True, kw_only=True)
 class Roll:
-    """Server to key-holder: who is in the sum (sorted by name), and the summed ciphertext to open."""
+    """Who is in the sum, sorted by name, and the digest of the summed ciphertext."""
 
     header_digest: Digest
     entries: Annotated[tuple[RollEntry, ...], Sequence(Nested(RollEntry), MAX_COHORT)]
-    total: Annotated[bytes, Blob(MAX_CIPHERTEXT_BYTES)]
-    signature: Signature
-
-    @property
-    def statement(self) -> bytes:
-        """What the server signs: the roll without its signature."""
-        return b"".join((self.header_digest, *(encode(entry) for entry in self.entries), digest(self.total)))
-
-
-@message("opening-statement")
-@dataclass(frozen=True, kw_only=True)
-class OpeningStatement:
-    """What the key-holder signs: this sum opened from this roll."""
-
-    header_digest: Digest
-    roll_digest: Digest
-    values_digest: Digest
-
-
-@message("opening")
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """Key-holder to server: the opened sum, int64 little endian on the grid."""
-
-    header_digest: Digest
-    roll_digest: Digest
-    values: Annotated[bytes, Blob(MAX_MODEL_BYTES)]
+    total_digest: Digest
     signature: Signature
 
     @property
     def statement(self) -> bytes:
         """What the signature covers."""
         return encode(
-            OpeningStatement(
-                header_digest=self.header_digest, roll_digest=self.roll_digest, values_digest=digest(self.values)
-            )
+            RollStatement(header_digest=self.header_digest, entries=self.entries, total_digest=self.total_digest)
         )
+
+    @property
+    def participants(self) -> tuple[str, ...]:
+        """Names of the clients in the sum."""
+        return tuple(entry.client for entry in self.entries)
+
+
+@message("approval")
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """Who agreed to open a roll: a member by its vote, or the key-holder by its opening."""
+
+    name: Name
+    signature: Signature
+
+
+@message("release-statement")
+@dataclass(frozen=True, kw_only=True)
+class ReleaseStatement:
+    """What the server signs: this header, this roll, these values."""
+
+    header_digest: Digest
+    roll_digest: Digest
+    values_digest: Digest
+    approvals_digest: Digest
 
 
 @message("release")
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """Server to all: one link of the transcript. The hash of this message is the next round's `previous_transcript`."""
+    """One link of the transcript; the header inside names the link before it.
 
-    header_digest: Digest
-    previous_transcript: Digest
-    roll_digest: Digest
+    Attributes:
+        values_digest: of the opened sum, int64, little endian, in steps of the grid.
+        approvals: sorted by name.
+    """
+
+    announcement: Annotated[Announcement, Nested(Announcement)]
+    roll: Annotated[Roll, Nested(Roll)]
     values_digest: Digest
-    participants: Annotated[tuple[str, ...], Sequence(Text(64), MAX_COHORT)]
-    opening_signature: Signature
+    approvals: Annotated[tuple[Approval, ...], Sequence(Nested(Approval), MAX_COMMITTEE)]
+    signature: Signature
+
+    @property
+    def statement(self) -> bytes:
+        """What the signature covers."""
+        return encode(
+            ReleaseStatement(
+                header_digest=self.announcement.header_digest,
+                roll_digest=digest(self.roll.statement),
+                values_digest=self.values_digest,
+                approvals_digest=digest(b"".join(encode(approval) for approval in self.approvals)),
+            )
+        )

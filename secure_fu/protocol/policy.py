@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secure_fu.errors import ArgumentError, PolicyRefusal
-from secure_fu.privacy import Grid, NoiseShare, Unit, assured_clients
-from secure_fu.protocol.messages import Header
+from secure_fu.crypto import CommitteeTerms, Roster
+from secure_fu.errors import ArgumentError, PolicyRefusal, ProtocolError
+from secure_fu.privacy import Budget, Phase, Unit, assured_clients
+from secure_fu.protocol.header import GridKind, Header, grid_of, noise_share_of, phase_of
 
 __all__ = ["Policy"]
 
@@ -15,46 +16,78 @@ _ROUND_NUMBERS = 1 << 63  # what the ledger and the key-holder's record can hold
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Pinned by every client and by the key-holder; never taken from the server. It has no maximum for the saturation.
+    """Pinned by every client and by whoever opens; never taken from the server.
 
     Attributes:
-        server, key_holder: names of the only parties in these roles that are listened to.
+        server: name of the only server that is listened to.
+        committee: names of those who open sums, sorted; a key-holder is a committee of one.
+        terms: the committee's threshold, quorum and number of corrupt members.
         roster_digest: hash of the roster, 32 bytes.
         unit: privacy unit that the party insists on.
+        budget: what each unit may spend in all; a client's own ledger holds it.
         clip_norm: largest clip norm allowed.
+        saturation: largest saturation allowed.
         noise_multiplier: smallest noise multiplier allowed.
         sampling_rate: largest sampling rate allowed.
         minimum_cohort: smallest number of uploads that may be opened.
-        colluders: clients (of those that upload) that are assumed to omit their noise or to pool what they know.
+        colluders: smallest number of clients (of those that upload) that must be assumed to omit their noise or to
+            pool what they know.
         purposes: purposes that the party serves.
         parameter_sets: parameter sets that the party encrypts or opens under.
+        grids: how contributions may become integers.
 
     Raises:
         ArgumentError: a field is out of its domain, or fewer than two clients' noise is assured.
     """
 
     server: str
-    key_holder: str
+    committee: tuple[str, ...]
+    terms: CommitteeTerms
     roster_digest: bytes
     unit: Unit
+    budget: Budget
     clip_norm: float
+    saturation: float
     noise_multiplier: float
     sampling_rate: float
     minimum_cohort: int
     colluders: int
     purposes: frozenset[str]
     parameter_sets: frozenset[str]
+    grids: frozenset[str] = frozenset({GridKind.FINE.value})
 
     def __post_init__(self) -> None:
         if len(self.roster_digest) != 32:
             raise ArgumentError("roster_digest", f"{len(self.roster_digest)} bytes", "32 bytes")
-        if not 0.0 < self.clip_norm < float("inf"):
-            raise ArgumentError("clip_norm", self.clip_norm, "a positive finite number")
-        if not 0.0 < self.noise_multiplier < float("inf"):
-            raise ArgumentError("noise_multiplier", self.noise_multiplier, "a positive finite number")
+        if list(self.committee) != sorted(set(self.committee)) or len(self.committee) != self.terms.members:
+            raise ArgumentError(
+                "committee",
+                list(self.committee),
+                f"{self.terms.members} (terms.members) sorted names without repeats",
+            )
+        for name in ("clip_norm", "saturation", "noise_multiplier"):
+            value = getattr(self, name)
+            if not 0.0 < value < float("inf"):
+                raise ArgumentError(name, value, "a positive finite number")
+        if self.budget.unit is not self.unit:
+            raise ArgumentError("budget.unit", self.budget.unit.value, f"the policy's own unit, {self.unit.value!r}")
+        strangers = sorted(self.grids - {kind.value for kind in GridKind})
+        if strangers or not self.grids:
+            raise ArgumentError("grids", strangers, f"some of {[kind.value for kind in GridKind]}")
         if not 0.0 < self.sampling_rate <= 1.0:
             raise ArgumentError("sampling_rate", self.sampling_rate, "a number in (0, 1]")
         assured_clients(self.minimum_cohort, self.colluders)
+
+    def check_roster(self, roster: Roster) -> None:
+        """Raise ArgumentError unless this is the pinned roster."""
+        if roster.digest != self.roster_digest:
+            raise ArgumentError("roster", roster.digest.hex(), f"the pinned roster, {self.roster_digest.hex()}")
+
+    def check_cohort(self, header: Header, roster: Roster) -> None:
+        """Raise PolicyRefusal unless all of the cohort are clients of the roster."""
+        strangers = set(header.cohort) - roster.clients
+        if strangers:
+            self._refuse("cohort", sorted(strangers)[:3], "clients of the roster only")
 
     def check(self, header: Header) -> None:
         """Compare a header with this policy.
@@ -64,23 +97,31 @@ class Policy:
         """
         self._check_parties(header)
         self._check_privacy(header)
-        grid = self.grid(header)
-        if header.grid_step != grid.step:
-            self._refuse("grid_step", header.grid_step, f"{grid.step!r}, the fine grid of this clip norm and length")
+        self._check_grid(header)
 
     def _check_parties(self, header: Header) -> None:
         if header.roster_digest != self.roster_digest:
             self._refuse("roster_digest", header.roster_digest.hex(), f"the pinned {self.roster_digest.hex()}")
-        if header.committee != (self.key_holder,):
-            self._refuse("committee", list(header.committee), f"the pinned key-holder {self.key_holder!r} alone")
+        if header.committee != self.committee:
+            self._refuse("committee", list(header.committee), f"the pinned {list(self.committee)}")
+        for name in ("threshold", "quorum", "corrupt"):
+            if getattr(header, name) != getattr(self.terms, name):
+                self._refuse(name, getattr(header, name), f"the pinned {getattr(self.terms, name)}")
         if header.purpose not in self.purposes:
             self._refuse("purpose", header.purpose, f"one of {sorted(self.purposes)}")
+        for prefix, phase in (("train", Phase.TRAINING), ("unlearn/", Phase.UNLEARNING)):
+            if header.purpose.startswith(prefix) and header.phase != phase.value:
+                self._refuse("phase", header.phase, f"{phase.value!r} for the purpose {header.purpose!r}")
         if header.parameter_set not in self.parameter_sets:
             self._refuse("parameter_set", header.parameter_set, f"one of {sorted(self.parameter_sets)}")
         if header.round_number >= _ROUND_NUMBERS:
             self._refuse("round_number", header.round_number, "numbers below 2**63")
+        if header.colluders < self.colluders:
+            self._refuse("colluders", header.colluders, f"at least {self.colluders}")
         if header.minimum_cohort < self.minimum_cohort:
             self._refuse("minimum_cohort", header.minimum_cohort, f"at least {self.minimum_cohort}")
+        if header.minimum_cohort - header.colluders < 2:
+            self._refuse("minimum_cohort", header.minimum_cohort, f"at least {header.colluders + 2}, colluders + 2")
         if len(header.cohort) < header.minimum_cohort:
             self._refuse("cohort", f"{len(header.cohort)} clients", f"at least {header.minimum_cohort}")
         if list(header.cohort) != sorted(set(header.cohort)):
@@ -96,36 +137,36 @@ class Policy:
         for name, rate in (("retained_rate", header.retained_rate), ("forgotten_rate", header.forgotten_rate)):
             if not 0.0 <= rate <= self.sampling_rate:
                 self._refuse(name, rate, f"between 0 and {self.sampling_rate!r}")
+            if self.unit is Unit.CLIENT and rate not in (0.0, 1.0):
+                self._refuse(name, rate, "0 or 1 for the client unit: who takes part is public")
+        if header.retained_rate == header.forgotten_rate == 0.0:
+            self._refuse("retained_rate", 0.0, "a rate above 0 for retained or for forgotten units; none is free")
         if header.length < 1:
             self._refuse("length", header.length, "at least 1")
-        if not header.saturation >= header.clip_norm:
-            self._refuse("saturation", header.saturation, f"at least the clip norm {header.clip_norm!r}")
+        if not header.clip_norm <= header.saturation <= self.saturation:
+            allowed = f"between the clip norm {header.clip_norm!r} and {self.saturation!r}"
+            self._refuse("saturation", header.saturation, allowed)
+        try:
+            phase_of(header)
+        except ProtocolError:
+            self._refuse("phase", header.phase, "'training' or 'unlearning'")
+
+    def _check_grid(self, header: Header) -> None:
+        if header.grid not in self.grids:
+            self._refuse("grid", header.grid, f"one of {sorted(self.grids)}")
+        try:
+            step = grid_of(header).step
+            noise_share_of(header)
+        except ArgumentError as error:
+            raise PolicyRefusal(
+                f"header fields grid and noise_multiplier are {header.grid!r} and {header.noise_multiplier!r}; "
+                f"there is no such grid or noise: {error}"
+            ) from None
+        if header.grid_step != step:
+            self._refuse(
+                "grid_step", header.grid_step, f"{step!r}, the {header.grid} grid's for this clip norm and length"
+            )
 
     @staticmethod
     def _refuse(field: str, value: object, allowed: str) -> None:
         raise PolicyRefusal(f"header field {field} is {value!r}; this party's policy allows {allowed}")
-
-    def grid(self, header: Header) -> Grid:
-        """The grid on which every contribution to this round is rounded."""
-        return Grid.fine(
-            clip_norm=header.clip_norm,
-            dimension=header.length,
-            saturation=header.saturation,
-            unit=Unit(header.unit),
-        )
-
-    def noise_share(self, header: Header) -> NoiseShare:
-        """The noise that each client adds, so that minimum cohort - colluders shares make up the assured noise."""
-        grid = self.grid(header)
-        return NoiseShare(
-            noise_multiplier=header.noise_multiplier,
-            sensitivity=grid.sensitivity,
-            step=grid.step,
-            assured=assured_clients(header.minimum_cohort, self.colluders),
-        )
-
-    def largest_sum(self, header: Header, uploads: int) -> int:
-        """Largest |coordinate| that an honest sum of `uploads` uploads has, except with probability 2**-64."""
-        share = self.noise_share(header)
-        tail = share.sum_tail_bound(uploads, header.length, log2_probability=-64)
-        return uploads * self.grid(header).max_integer + tail

@@ -1,126 +1,189 @@
-"""The server's state machine: announces a round, folds uploads into one ciphertext, publishes the opened sum."""
+"""The server's state machine, as far as all schemes share it: announce, collect, release.
+
+Who opens the sum, a committee or a key-holder, makes the difference between :mod:`~secure_fu.protocol.committee.server`
+and :mod:`~secure_fu.protocol.key_holder.server`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from secure_fu.crypto import Accumulator, AdditiveScheme, Identity, Role, Roster
+from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.errors import ArgumentError, CohortTooSmall, ProtocolError, SignatureError
-from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Reservation, Subject
-from secure_fu.protocol.client import upload_associated_data
+from secure_fu.errors import ArgumentError, CiphertextError, CohortTooSmall, ProtocolError, SignatureError
+from secure_fu.privacy import PrivacyLedger, Reservation
+from secure_fu.protocol.header import GridKind, Header, canonical_settings, charges_of, grid_of
 from secure_fu.protocol.messages import (
     Announcement,
+    Approval,
     Domain,
-    Header,
     Invitation,
-    Opening,
     Release,
     Roll,
     RollEntry,
     RoundKey,
     Upload,
-    canonical_settings,
     digest,
+    shares_digest,
 )
 from secure_fu.protocol.policy import Policy
 from secure_fu.protocol.release import ReleasedSum
 from secure_fu.protocol.sums import SumRequest
 from secure_fu.protocol.transcript import Transcript
 
-__all__ = ["Server"]
+__all__ = ["FRAME_BYTES", "Announced", "Closed", "Collecting", "Idle", "RoundServer", "Run", "RunningTotal"]
+
+
+FRAME_BYTES = 1024
+"""More than what an upload has beside ciphertext and shares: digests, a name, a signature, lengths."""
+
+
+class RunningTotal(Protocol):
+    """A sum of ciphertexts that grows upload by upload."""
+
+    def add(self, ciphertext: bytes) -> None:
+        """Add one; when this raises, the sum is as before."""
+        ...
+
+    def total(self) -> bytes:
+        """The summed ciphertext."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Idle:
+class Idle:
     """No round is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Announced:
-    """A header is out and its cost reserved; the key-holder's public key is awaited."""
+class Announced:
+    """A header is out and its cost reserved."""
 
     header: Header
-    header_digest: bytes
     reservation: Reservation
     announcement: Announcement
     model: bytes
 
+    @property
+    def header_digest(self) -> bytes:
+        """SHA-256 of the encoded header."""
+        return self.announcement.header_digest
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Collecting:
+class Collecting(Announced):
     """Uploads are folded as they come."""
 
-    header: Header
-    header_digest: bytes
-    reservation: Reservation
-    accumulator: Accumulator
+    total: RunningTotal
     entries: dict[str, RollEntry]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Closed:
+class Closed(Announced):
     """The roll has left; the opening is awaited."""
 
-    header: Header
-    header_digest: bytes
-    reservation: Reservation
-    participants: tuple[str, ...]
-    roll_digest: bytes
+    roll: Roll
+
+    @property
+    def roll_digest(self) -> bytes:
+        """SHA-256 of what the server signed of the roll."""
+        return digest(self.roll.statement)
 
 
-_State = _Idle | _Announced | _Collecting | _Closed
-_S = TypeVar("_S", _Idle, _Announced, _Collecting, _Closed)
+_State = Idle | Announced | Collecting | Closed
+_S = TypeVar("_S", Idle, Announced, Collecting, Closed)
 
 
-class Server:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a federation, or one branch of a simulation, as its server sees it.
+
+    Attributes:
+        run_id: 16 bytes that name the run.
+        roster: pinned identities.
+        policy: what this federation runs under; the same values that clients pin.
+        grid: how contributions become integers.
+        sum_bits: width of a coordinate of a sum on the rotated grid.
+        ledger: the privacy ledger.
+        branch: of the ledger, that this run charges.
+        transcript: the chain of the run's releases.
+
+    Raises:
+        ArgumentError: `run_id` has another length, or the roster is not the policy's.
+    """
+
+    run_id: bytes
+    roster: Roster
+    policy: Policy
+    grid: GridKind = GridKind.FINE
+    sum_bits: int = 16
+    ledger: PrivacyLedger
+    branch: str
+    transcript: Transcript
+
+    def __post_init__(self) -> None:
+        if len(self.run_id) != 16:
+            raise ArgumentError("run_id", f"{len(self.run_id)} bytes", "16 bytes")
+        self.policy.check_roster(self.roster)
+
+
+class RoundServer(ABC):
     """Runs one round at a time. It holds one running ciphertext, the names and signatures of who uploaded, no key.
 
     Formal guarantees:
         Every release is reserved in the ledger before any client is asked, and committed before it is returned. A round
-        that closes below its minimum cohort is void; a round whose roll left for the key-holder counts as spent.
+        that closes below its minimum cohort is void; a round whose roll has left counts as spent.
     Edge cases:
         A late, repeated, forged or malformed upload raises and leaves the round as it was.
 
     Args:
         identity: secret; its role is SERVER.
-        roster: pinned identities.
-        policy: what this federation runs under; the same values that clients pin.
-        scheme: additive encryption scheme.
-        ledger: the privacy ledger.
-        branch: of the ledger, that this server charges.
-        transcript: the chain of releases of this run.
-        run_id: 16 bytes that name the run.
+        run: what it serves.
+
+    Raises:
+        ArgumentError: the identity has another role.
     """
 
-    def __init__(
-        self,
-        identity: Identity,
-        *,
-        roster: Roster,
-        policy: Policy,
-        scheme: AdditiveScheme,
-        ledger: PrivacyLedger,
-        branch: str,
-        transcript: Transcript,
-        run_id: bytes,
-    ) -> None:
+    def __init__(self, identity: Identity, run: Run) -> None:
         if identity.role is not Role.SERVER:
             raise ArgumentError("identity", identity.role.value, "an identity in the role of a server")
-        if len(run_id) != 16:
-            raise ArgumentError("run_id", f"{len(run_id)} bytes", "16 bytes")
         self._identity = identity
-        self._roster = roster
-        self._policy = policy
-        self._scheme = scheme
-        self._ledger = ledger
-        self._branch = branch
-        self._transcript = transcript
-        self._run_id = run_id
-        self._state: _State = _Idle()
+        self._run = run
+        self._roster = run.roster
+        self._state: _State = Idle()
+
+    @abstractmethod
+    def _encrypted_header(self, draft: Header) -> Header:
+        """The header with the parameter set and digits that its sum needs.
+
+        Raises:
+            CapacityError: nothing that the policy allows holds the sum.
+        """
+
+    @abstractmethod
+    def _largest_upload(self, header: Header) -> int:
+        """Bytes that no honest upload to this round exceeds; more are refused before anything of them is copied."""
+
+    @abstractmethod
+    def _ciphertext_of(self, upload: Upload) -> bytes:
+        """The ciphertext that an upload carries.
+
+        Raises:
+            CryptoError: it does not open, or the shares are not those of this committee.
+        """
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop what belongs to a round that has ended, however it ended."""
+
+    @abstractmethod
+    def _keep_shares(self, upload: Upload) -> None:
+        """Keep what those who open will need of an upload that is in the sum."""
 
     def announce(self, request: SumRequest, cohort: tuple[str, ...], round_number: int) -> bytes:
         """Open a round: fix its header, reserve its cost.
@@ -131,67 +194,47 @@ class Server:
             round_number: newer than the run's last.
 
         Returns:
-            an encoded :class:`~secure_fu.protocol.messages.Announcement`, for the key-holder.
+            an encoded :class:`~secure_fu.protocol.messages.Announcement`.
 
         Raises:
             PolicyRefusal: this federation's own policy forbids the round.
             CapacityError: the modulus cannot hold the sum.
             BudgetExceededError: the ledger refuses.
         """
-        self._expect(_Idle)
-        header = self._header(request, cohort, round_number)
-        self._policy.check(header)
+        self._expect(Idle)
+        header = self._encrypted_header(self._draft(request, cohort, round_number))
+        self._run.policy.check(header)
         for name in header.cohort:
             self._roster.party(name)
-        share = self._policy.noise_share(header)
-        grid = self._policy.grid(header)
-        self._scheme.check_capacity(
-            clients=len(cohort), magnitude=grid.max_integer + share.tail_bound(header.length, log2_probability=-64)
-        )
-        charges = {
-            subject: GaussianSumEvent(
-                noise_multiplier=header.noise_multiplier,
-                sampling_rate=rate,
-                grid_ratio=share.total_grid_ratio,
-                dimension=header.length,
-                shares=share.assured,
-            )
-            if rate > 0.0
-            else None
-            for subject, rate in (
-                (Subject.RETAINED, header.retained_rate),
-                (Subject.FORGOTTEN, header.forgotten_rate),
-            )
-        }
+        charges = charges_of(header)
         body = encode(header)
         announcement = Announcement(header=body, signature=self._identity.sign(Domain.HEADER, body))
-        reservation = self._ledger.reserve(
-            self._branch,
+        reservation = self._run.ledger.reserve(
+            self._run.branch,
             round_number=round_number,
             purpose=request.purpose,
             phase=request.phase,
             charges=charges,
             cohort=header.cohort,
         )
-        self._state = _Announced(
-            header=header,
-            header_digest=announcement.header_digest,
-            reservation=reservation,
-            announcement=announcement,
-            model=request.model.encode(),
+        self._state = Announced(
+            header=header, reservation=reservation, announcement=announcement, model=request.model.encode()
         )
         return encode(announcement)
 
-    def _header(self, request: SumRequest, cohort: tuple[str, ...], round_number: int) -> Header:
-        policy = self._policy
+    def _draft(self, request: SumRequest, cohort: tuple[str, ...], round_number: int) -> Header:
+        policy = self._run.policy
         draft = Header(
-            run_id=self._run_id,
+            run_id=self._run.run_id,
             round_number=round_number,
             purpose=request.purpose,
-            previous_transcript=self._transcript.head,
+            phase=request.phase.value,
+            previous_transcript=self._run.transcript.head,
             model_digest=request.model.digest,
-            parameter_set=self._scheme.parameter_set,
+            parameter_set="",
+            digit_bits=self._run.sum_bits,
             length=request.model.dimension,
+            grid=self._run.grid.value,
             grid_step=1.0,
             saturation=request.saturation,
             clip_norm=request.clip_norm,
@@ -202,43 +245,30 @@ class Server:
             settings=canonical_settings(request.settings),
             roster_digest=self._roster.digest,
             cohort=tuple(sorted(cohort)),
-            committee=(policy.key_holder,),
+            colluders=policy.colluders,
             minimum_cohort=policy.minimum_cohort,
+            committee=policy.committee,
+            threshold=policy.terms.threshold,
+            quorum=policy.terms.quorum,
+            corrupt=policy.terms.corrupt,
         )
-        return replace(draft, grid_step=policy.grid(draft).step)
+        return replace(draft, grid_step=grid_of(draft).step)
 
-    def invite(self, round_key: bytes) -> bytes:
-        """Take the key-holder's public key and make the invitation, one for all clients.
-
-        Args:
-            round_key: an encoded :class:`~secure_fu.protocol.messages.RoundKey`.
-
-        Returns:
-            an encoded :class:`~secure_fu.protocol.messages.Invitation`.
-
-        Raises:
-            SignatureError: not from the pinned key-holder.
-            SecretKeyExposedError: the context holds a secret, relinearisation or Galois key.
-        """
-        current = self._expect(_Announced)
-        message = decode(RoundKey, round_key)
-        if message.header_digest != current.header_digest:
-            raise ProtocolError("the round key belongs to another header")
-        self._roster.verify(
-            self._policy.key_holder, Role.KEY_HOLDER, Domain.ROUND_KEY, message.statement, message.signature
-        )
-        public_key = self._scheme.load_public_key(message.public_key)
-        self._state = _Collecting(
+    def _invite(self, total: RunningTotal, round_key: tuple[RoundKey, ...]) -> bytes:
+        """Start the collection; the invitation, one for all clients."""
+        current = self._expect(Announced)
+        self._state = Collecting(
             header=current.header,
-            header_digest=current.header_digest,
             reservation=current.reservation,
-            accumulator=self._scheme.accumulator(public_key, current.header.length),
+            announcement=current.announcement,
+            model=current.model,
+            total=total,
             entries={},
         )
-        return encode(Invitation(announcement=current.announcement, round_key=message, model=current.model))
+        return encode(Invitation(announcement=current.announcement, round_key=round_key, model=current.model))
 
     def receive(self, upload: bytes) -> None:
-        """Fold one upload into the running sum; nothing of it is kept but name, digest and signature.
+        """Fold one upload into the running sum; of its ciphertext nothing is kept but the digest.
 
         Args:
             upload: an encoded :class:`~secure_fu.protocol.messages.Upload`.
@@ -248,7 +278,10 @@ class Server:
                 round.
             ProtocolError: late, repeated, or from outside the cohort.
         """
-        current = self._expect(_Collecting)
+        current = self._expect(Collecting)
+        most = self._largest_upload(current.header)
+        if len(upload) > most:
+            raise CiphertextError(f"the upload has {len(upload)} bytes; one to this round has at most {most}")
         message = decode(Upload, upload)
         if message.header_digest != current.header_digest:
             raise ProtocolError("the upload belongs to another round")
@@ -257,45 +290,47 @@ class Server:
         if message.client in current.entries:
             raise ProtocolError(f"client {message.client!r} has uploaded to this round already")
         self._roster.verify(message.client, Role.CLIENT, Domain.UPLOAD, message.statement, message.signature)
-        ciphertext = self._identity.unseal(
-            message.box, associated_data=upload_associated_data(message.header_digest, message.client)
-        )
+        ciphertext = self._ciphertext_of(message)
         if digest(ciphertext) != message.ciphertext_digest:
             raise SignatureError(f"the ciphertext of client {message.client!r} is not the one that it signed")
-        current.accumulator.add(ciphertext)
+        current.total.add(ciphertext)
         current.entries[message.client] = RollEntry(
-            client=message.client, ciphertext_digest=message.ciphertext_digest, signature=message.signature
+            client=message.client,
+            ciphertext_digest=message.ciphertext_digest,
+            shares_digest=shares_digest(message.share_digests),
+            signature=message.signature,
         )
+        self._keep_shares(message)
 
-    def close(self) -> bytes:
-        """End the collection and ask for the opening.
+    def _close(self) -> tuple[Closed, bytes]:
+        """End the collection.
 
         Returns:
-            an encoded :class:`~secure_fu.protocol.messages.Roll`, for the key-holder.
+            the new state, and the summed ciphertext.
 
         Raises:
             CohortTooSmall: fewer uploads than the minimum cohort; the reservation is void, the server idle again.
         """
-        current = self._expect(_Collecting)
+        current = self._expect(Collecting)
         if len(current.entries) < current.header.minimum_cohort:
             reason = f"{len(current.entries)} uploads, fewer than the minimum cohort of {current.header.minimum_cohort}"
             self.abort(reason)
             raise CohortTooSmall(f"round {current.header.round_number}: {reason}")
+        total = current.total.total()
         unsigned = Roll(
             header_digest=current.header_digest,
             entries=tuple(current.entries[name] for name in sorted(current.entries)),
-            total=current.accumulator.total(),
+            total_digest=digest(total),
             signature=bytes(64),
         )
-        roll = replace(unsigned, signature=self._identity.sign(Domain.ROLL, unsigned.statement))
-        self._state = _Closed(
+        self._state = Closed(
             header=current.header,
-            header_digest=current.header_digest,
             reservation=current.reservation,
-            participants=tuple(entry.client for entry in roll.entries),
-            roll_digest=digest(roll.statement),
+            announcement=current.announcement,
+            model=current.model,
+            roll=replace(unsigned, signature=self._identity.sign(Domain.ROLL, unsigned.statement)),
         )
-        return encode(roll)
+        return self._state, total
 
     def abort(self, reason: str) -> None:
         """Give up a round whose roll has not left; its reservation is void.
@@ -303,53 +338,33 @@ class Server:
         Raises:
             ProtocolError: no round is open, or its roll has left already and may have been opened.
         """
-        if not isinstance(self._state, (_Announced, _Collecting)):
+        if isinstance(self._state, (Idle, Closed)):
             raise ProtocolError(
                 f"the server is {_name(self._state)}; only a round whose roll has not left can be aborted"
             )
-        self._ledger.void(self._state.reservation, reason=reason)
-        self._state = _Idle()
+        self._run.ledger.void(self._state.reservation, reason=reason)
+        self._end()
 
-    def release(self, opening: bytes) -> ReleasedSum:
-        """Check the opening, commit the ledger entry, publish the sum.
-
-        Args:
-            opening: an encoded :class:`~secure_fu.protocol.messages.Opening`.
-
-        Returns:
-            the released sum, scaled back to the contribution's units.
-
-        Raises:
-            SignatureError: not from the pinned key-holder.
-            ProtocolError: for another roll, or of the wrong length.
-        """
-        current = self._expect(_Closed)
-        message = decode(Opening, opening)
-        self._roster.verify(
-            self._policy.key_holder, Role.KEY_HOLDER, Domain.OPENING, message.statement, message.signature
+    def _release(self, current: Closed, integers: NDArray[np.int64], approvals: tuple[Approval, ...]) -> ReleasedSum:
+        """Commit the ledger entry, link the transcript, scale the opened sum back."""
+        self._run.ledger.commit(current.reservation, current.roll.participants)
+        self._end()
+        unsigned = Release(
+            announcement=current.announcement,
+            roll=current.roll,
+            values_digest=digest(integers.astype("<i8").tobytes()),
+            approvals=tuple(sorted(approvals, key=lambda approval: approval.name)),
+            signature=bytes(64),
         )
-        if (message.header_digest, message.roll_digest) != (current.header_digest, current.roll_digest):
-            raise ProtocolError("the opening belongs to another roll")
-        if len(message.values) != 8 * current.header.length:
-            raise ProtocolError(f"the opening has {len(message.values)} bytes; expected {8 * current.header.length}")
-        self._ledger.commit(current.reservation, current.participants)
-        self._state = _Idle()
-        release = Release(
-            header_digest=current.header_digest,
-            previous_transcript=current.header.previous_transcript,
-            roll_digest=current.roll_digest,
-            values_digest=digest(message.values),
-            participants=current.participants,
-            opening_signature=message.signature,
+        self._run.transcript.append(
+            current.header, replace(unsigned, signature=self._identity.sign(Domain.RELEASE, unsigned.statement))
         )
-        self._transcript.append(current.header, release)
-        integers = np.frombuffer(message.values, dtype="<i8").astype(np.int64)
         return ReleasedSum(
-            values=self._policy.grid(current.header).dequantise(integers),
+            values=grid_of(current.header).decode(integers, seed=current.header_digest),
             purpose=current.header.purpose,
             round_number=current.header.round_number,
-            participants=current.participants,
-            transcript=self._transcript.head,
+            participants=current.roll.participants,
+            transcript=self._run.transcript.head,
         )
 
     def forfeit(self) -> None:
@@ -358,27 +373,28 @@ class Server:
         Raises:
             ProtocolError: no roll has left.
         """
-        current = self._expect(_Closed)
-        self._ledger.commit(current.reservation, current.participants)
-        self._state = _Idle()
+        current = self._expect(Closed)
+        self._run.ledger.commit(current.reservation, current.roll.participants)
+        self._end()
 
     def give_up(self, reason: str) -> None:
-        """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it.
-
-        The key-holder may hold the key of an aborted round until the run's next one. Its charge is given back on this
-        server's word that it never sends the roll.
-        """
-        if isinstance(self._state, _Closed):
+        """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it."""
+        if isinstance(self._state, Closed):
             self.forfeit()
-        elif not isinstance(self._state, _Idle):
+        elif not isinstance(self._state, Idle):
             self.abort(reason)
 
+    def _end(self) -> None:
+        self._state = Idle()
+        self._forget()
+
     def _expect(self, state: type[_S]) -> _S:
-        if not isinstance(self._state, state):
+        # Each state by its own type: Collecting and Closed carry on what Announced has.
+        if type(self._state) is not state:
             raise ProtocolError(f"the server is {_name(self._state)}; this message needs it to be {_name(state)}")
         return self._state
 
 
 def _name(state: _State | type[_State]) -> str:
     kind = state if isinstance(state, type) else type(state)
-    return kind.__name__.strip("_").lower()
+    return kind.__name__.lower()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Phase, Unit
-from secure_fu.protocol.messages import Settings, canonical_settings
+from secure_fu.protocol.header import Settings, canonical_settings
 from secure_fu.protocol.release import ReleasedModel, ReleasedSum
 
 __all__ = ["LocalTask", "RandomStream", "RoundTerms", "SecureSums", "SumRequest"]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import NonFiniteError
 from secure_fu.learning import FlatModel, LocalTraining, Records, client_update, stacked_client_updates
 from secure_fu.protocol import RoundTerms
 
@@ -32,11 +31,7 @@ def _order_seed(client: str, terms: RoundTerms) -> int:
 def single_update(
     client: str, model: FlatModel, vector: NDArray[np.float32], records: Records, terms: RoundTerms
 ) -> NDArray[np.float64]:
-    """One client's clipped update, shape (d,).
-
-    Raises:
-        NonFiniteError: training diverged.
-    """
+    """One client's clipped update, shape (d,); zero if its training diverged."""
     return client_update(
         model,
         vector.astype(np.float64),
@@ -69,11 +64,7 @@ class StackedUpdates:
         return f"StackedUpdates({len(self._records)} clients)"
 
     def update(self, client: str, vector: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
-        """One client's clipped update, shape (d,).
-
-        Raises:
-            NonFiniteError: its training diverged.
-        """
+        """One client's clipped update, shape (d,); zero if its training diverged."""
         if self._terms != terms or self._vector is None or not np.array_equal(self._vector, vector):
             self._updates = stacked_client_updates(
                 self._model,
@@ -85,6 +76,4 @@ class StackedUpdates:
             )
             self._vector, self._terms = vector, terms
         row: NDArray[np.float64] = self._updates[self._rows[client]]
-        if not np.isfinite(row).all():
-            raise NonFiniteError("local training ended with parameters that are not finite")
         return row

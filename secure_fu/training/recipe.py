@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from secure_fu.errors import ArgumentError, NonFiniteError
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import ReleasedModel, ReleasedSum, SumRequest
-from secure_fu.protocol.messages import Settings
+from secure_fu.protocol.header import Settings
 
 __all__ = ["Recipe", "TrainingState"]
 

@@ -13,7 +13,7 @@ from secure_fu.protocol.sums import RandomStream
 from secure_fu.training.local_updates import single_update
 from secure_fu.training.silo import Silo
 
-__all__ = ["TrainingTask", "clipped_gradients", "sample_units", "training_task"]
+__all__ = ["TrainingTask", "check_client_rates", "clipped_gradients", "sample_units", "training_task"]
 
 
 def sample_units(records: Records, unit: Unit, rate: float, stream: RandomStream) -> NDArray[np.bool_]:
@@ -43,9 +43,11 @@ def clipped_gradients(
 ) -> NDArray[np.float64]:
     """Sum over the units in `records` of their gradients, each with norm at most `terms.clip_norm`; shape (d,).
 
+    A gradient that is not finite counts as zero.
+
     Raises:
         ArgumentError: the client unit.
-        DataError, NonFiniteError: no group column for the group unit; a gradient that is not finite.
+        DataError: no group column for the group unit.
     """
     vector = model.astype(np.float64)
     if terms.unit is Unit.RECORD:
@@ -57,10 +59,23 @@ def clipped_gradients(
     raise ArgumentError("unit", terms.unit.value, "the record or group unit for sums of gradients")
 
 
+def check_client_rates(terms: RoundTerms) -> None:
+    """A client as a unit is in a sum or is not: its participation is public, so that no rate between amplifies.
+
+    Raises:
+        ArgumentError: the unit is the client, and a rate is neither 0 nor 1.
+    """
+    if terms.unit is Unit.CLIENT:
+        for name, rate in (("retained_rate", terms.retained_rate), ("forgotten_rate", terms.forgotten_rate)):
+            if rate not in (0.0, 1.0):
+                raise ArgumentError(name, rate, "0 or 1 for the client unit")
+
+
 class TrainingTask:
     """One round of training on what the client retains. A client that leaves contributes zero: self-exclusion.
 
     Sums are gradients, or, for the client unit, the negative of the clipped update, so that the server always descends.
+    No unit enters at a retained rate of 0, which costs it nothing.
 
     Args:
         silo: the client's private side.
@@ -70,7 +85,13 @@ class TrainingTask:
         self._silo = silo
 
     def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
-        """See :class:`~secure_fu.protocol.LocalTask`."""
+        """See :class:`~secure_fu.protocol.LocalTask`.
+
+        Raises:
+            ArgumentError: a rate that the unit cannot have.
+            DataError: no group column for the group unit.
+        """
+        check_client_rates(terms)
         if terms.unit is Unit.CLIENT:
             return self._update(model, terms)
         silo = self._silo

@@ -23,7 +23,8 @@ from secure_fu.unlearning.joint import JointRounds, JointTask
 __all__ = ["Correction"]
 
 
-# A unit's history is the same in every round; so many bytes of histories are kept from one round to the next.
+# A unit's clipped history is the same in every round of the same unit and clip norm; so many bytes of histories are
+# kept from one such round to the next.
 _KEPT_BYTES: Final = 2**28
 
 
@@ -31,6 +32,7 @@ class _CorrectionTask(JointTask):
     def __init__(self, silo: Silo) -> None:
         super().__init__(silo)
         self._kept: dict[int, NDArray[np.float64]] = {}
+        self._kept_for: tuple[Unit, float] | None = None
 
     def _of_units(
         self, sampled: NDArray[np.bool_], model: NDArray[np.float32], terms: RoundTerms
@@ -48,6 +50,9 @@ class _CorrectionTask(JointTask):
     def _clipped_history(self, unit: NDArray[np.bool_], terms: RoundTerms) -> NDArray[np.float64]:
         """Sum of what one unit contributed to training, recomputed from the models of then, clipped as a whole."""
         silo = self._silo
+        # Clipped to another norm, they may be too long for this round.
+        if self._kept_for != (terms.unit, terms.clip_norm):
+            self._kept, self._kept_for = {}, (terms.unit, terms.clip_norm)
         first = int(np.argmax(unit))
         if first in self._kept:
             return self._kept[first]

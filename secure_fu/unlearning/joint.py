@@ -14,6 +14,7 @@ from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import RoundTerms, SecureSums
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import OnRound, Silo, TrainingState, TrainingTask, no_observer, sample_units
+from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.method import Deletion, UnlearningMethod
 
@@ -25,7 +26,8 @@ class JointTask(ABC):
 
     Formal guarantees:
         Every unit contributes once, with L2 norm at most the clip norm, given that the subclass bounds what it adds and
-        that whole units are forgotten: all records of a group, and of a client for the client unit.
+        that whole units are forgotten: all records of a group, and of a client for the client unit. Retained units
+        enter at the retained rate and forgotten ones at the forgotten rate; none enters at a rate of 0.
 
     Args:
         silo: the client's private side.
@@ -37,10 +39,18 @@ class JointTask(ABC):
 
     @final
     def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
-        """See :class:`~secure_fu.protocol.LocalTask`."""
+        """See :class:`~secure_fu.protocol.LocalTask`.
+
+        Raises:
+            ArgumentError: a rate that the unit cannot have.
+            DataError: no group column for the group unit.
+        """
         silo = self._silo
+        check_client_rates(terms)
         if terms.unit is Unit.CLIENT:
-            return self._of_client(model, terms) if silo.leaves else self._retained.contribution(model, terms, stream)
+            if not silo.leaves:
+                return self._retained.contribution(model, terms, stream)
+            return np.zeros(len(model)) if terms.forgotten_rate == 0.0 else self._of_client(model, terms)
         total = self._retained.contribution(model, terms, stream)
         sampled = sample_units(silo.records, terms.unit, terms.forgotten_rate, stream) & silo.forgotten
         return total + self._of_units(sampled, model, terms)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from secure_fu.crypto import AdditiveScheme, OpeningKey, PublicKey, scheme
+from secure_fu.crypto import KeyHolderScheme, OpeningKey, PublicKey, scheme
 from secure_fu.crypto.plain import _Upload as PlainUpload
 from secure_fu.crypto.scheme import check_opened
 from secure_fu.crypto.wire import encode
@@ -31,16 +31,16 @@ LENGTHS = [1, 2, 100, 4095, 4096, 4097, 8191, 8192, 8193]
 
 
 @pytest.fixture(params=SCHEMES)
-def one(request: pytest.FixtureRequest) -> AdditiveScheme:
+def one(request: pytest.FixtureRequest) -> KeyHolderScheme:
     return scheme(request.param)
 
 
-def fresh(additive: AdditiveScheme) -> tuple[OpeningKey, PublicKey]:
+def fresh(additive: KeyHolderScheme) -> tuple[OpeningKey, PublicKey]:
     key = additive.generate_key()
     return key, additive.load_public_key(key.public_bytes)
 
 
-def summed(additive: AdditiveScheme, public: PublicKey, vectors: list[NDArray[np.int64]]) -> bytes:
+def summed(additive: KeyHolderScheme, public: PublicKey, vectors: list[NDArray[np.int64]]) -> bytes:
     accumulator = additive.accumulator(public, vectors[0].size)
     for vector in vectors:
         accumulator.add(additive.encrypt(public, vector))
@@ -73,7 +73,7 @@ def test_the_sum_is_exact(name: str, cohort: int, length: int, bits: int, seed: 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("length", [1, 4096, 4097])
-def test_sums_up_to_the_capacity_open(one: AdditiveScheme, length: int, sign: int) -> None:
+def test_sums_up_to_the_capacity_open(one: KeyHolderScheme, length: int, sign: int) -> None:
     capacity = one.capacity
     key, public = fresh(one)
     parts = [capacity // 3, capacity // 3, capacity - 2 * (capacity // 3)]
@@ -82,7 +82,7 @@ def test_sums_up_to_the_capacity_open(one: AdditiveScheme, length: int, sign: in
     assert opened.tolist() == [sign * capacity] * length
 
 
-def test_a_single_upload_up_to_the_capacity_opens_and_one_beyond_is_refused(one: AdditiveScheme) -> None:
+def test_a_single_upload_up_to_the_capacity_opens_and_one_beyond_is_refused(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     extremes = np.array([one.capacity, -one.capacity, 0], dtype=np.int64)
     assert one.open(key, summed(one, public, [extremes]), length=3, bound=one.capacity).tolist() == extremes.tolist()
@@ -91,7 +91,7 @@ def test_a_single_upload_up_to_the_capacity_opens_and_one_beyond_is_refused(one:
             one.encrypt(public, np.array([0, beyond], dtype=np.int64))
 
 
-def test_capacity_is_checked_to_the_unit(one: AdditiveScheme) -> None:
+def test_capacity_is_checked_to_the_unit(one: KeyHolderScheme) -> None:
     one.check_capacity(clients=1, magnitude=one.capacity)
     one.check_capacity(clients=one.max_clients, magnitude=one.capacity // one.max_clients)
     one.check_capacity(clients=one.max_clients, magnitude=0)
@@ -118,20 +118,20 @@ def test_capacity_is_checked_to_the_unit(one: AdditiveScheme) -> None:
     ],
     ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')} {getattr(values, 'shape', '')}",
 )
-def test_vectors_that_are_refused(one: AdditiveScheme, values: Any) -> None:
+def test_vectors_that_are_refused(one: KeyHolderScheme, values: Any) -> None:
     _, public = fresh(one)
     with pytest.raises(ArgumentError, match="values"):
         one.encrypt(public, values)
 
 
-def test_vectors_with_strides_are_read_right(one: AdditiveScheme) -> None:
+def test_vectors_with_strides_are_read_right(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     strided = np.arange(20_000, dtype=np.int64)[::-2]
     opened = one.open(key, summed(one, public, [strided]), length=10_000, bound=20_000)
     assert np.array_equal(opened, strided)
 
 
-def test_an_empty_sum_has_no_total(one: AdditiveScheme) -> None:
+def test_an_empty_sum_has_no_total(one: KeyHolderScheme) -> None:
     _, public = fresh(one)
     accumulator = one.accumulator(public, 3)
     assert accumulator.count == 0
@@ -139,7 +139,7 @@ def test_an_empty_sum_has_no_total(one: AdditiveScheme) -> None:
         accumulator.total()
 
 
-def test_a_key_opens_once(one: AdditiveScheme) -> None:
+def test_a_key_opens_once(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     total = summed(one, public, [np.ones(3, dtype=np.int64)])
     one.open(key, total, length=3, bound=1)
@@ -148,7 +148,7 @@ def test_a_key_opens_once(one: AdditiveScheme) -> None:
     assert one.load_public_key(key.public_bytes).key_id == public.key_id
 
 
-def test_a_refused_opening_uses_the_key_up_and_tells_nothing(one: AdditiveScheme) -> None:
+def test_a_refused_opening_uses_the_key_up_and_tells_nothing(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     total = summed(one, public, [np.array([1, 98765, 1], dtype=np.int64)])
     with pytest.raises(OpeningError) as caught:
@@ -159,7 +159,7 @@ def test_a_refused_opening_uses_the_key_up_and_tells_nothing(one: AdditiveScheme
 
 
 @pytest.mark.parametrize("values", [[6, 0], [-6, 0]])
-def test_the_range_check_is_exact_to_the_unit(one: AdditiveScheme, values: list[int]) -> None:
+def test_the_range_check_is_exact_to_the_unit(one: KeyHolderScheme, values: list[int]) -> None:
     for bound, accepted in ((6, True), (5, False)):
         key, public = fresh(one)
         total = summed(one, public, [np.array(values, dtype=np.int64)])
@@ -170,7 +170,7 @@ def test_the_range_check_is_exact_to_the_unit(one: AdditiveScheme, values: list[
                 one.open(key, total, length=2, bound=bound)
 
 
-def test_what_is_refused_before_decryption_leaves_the_key_usable(one: AdditiveScheme) -> None:
+def test_what_is_refused_before_decryption_leaves_the_key_usable(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     total = summed(one, public, [np.array([1, 2, 3], dtype=np.int64)])
     upload = one.encrypt(public, np.array([1, 2, 3], dtype=np.int64))
@@ -187,7 +187,7 @@ def test_what_is_refused_before_decryption_leaves_the_key_usable(one: AdditiveSc
     assert one.open(key, total, length=3, bound=3).tolist() == [1, 2, 3]
 
 
-def test_of_many_threads_one_opens(one: AdditiveScheme) -> None:
+def test_of_many_threads_one_opens(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     total = summed(one, public, [np.ones(3, dtype=np.int64)])
     outcomes: list[str] = []
@@ -209,7 +209,7 @@ def test_of_many_threads_one_opens(one: AdditiveScheme) -> None:
     assert sorted(outcomes) == ["opened"] + ["refused"] * 7
 
 
-def test_a_refused_upload_leaves_the_sum_unchanged(one: AdditiveScheme) -> None:
+def test_a_refused_upload_leaves_the_sum_unchanged(one: KeyHolderScheme) -> None:
     length = 5000
     key, public = fresh(one)
     _, other_public = fresh(one)
@@ -234,7 +234,7 @@ def test_a_refused_upload_leaves_the_sum_unchanged(one: AdditiveScheme) -> None:
     assert one.open(key, accumulator.total(), length=length, bound=2).tolist() == [2] * length
 
 
-def test_a_total_may_be_taken_midway(one: AdditiveScheme) -> None:
+def test_a_total_may_be_taken_midway(one: KeyHolderScheme) -> None:
     key, public = fresh(one)
     upload = one.encrypt(public, np.array([5], dtype=np.int64))
     accumulator = one.accumulator(public, 1)
@@ -259,7 +259,7 @@ def test_keys_of_another_scheme_are_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [0, -1, 1.0, True, 1 << 40])
-def test_lengths_that_are_refused(one: AdditiveScheme, length: Any) -> None:
+def test_lengths_that_are_refused(one: KeyHolderScheme, length: Any) -> None:
     _, public = fresh(one)
     with pytest.raises(ArgumentError, match="length"):
         one.accumulator(public, length)

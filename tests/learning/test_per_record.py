@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records, cross_entropy, logistic, mlp, per_record
 from secure_fu.learning._linear import row_norms
 
@@ -213,10 +213,7 @@ def test_one_record_never_exceeds_the_clip_norm(
         return factor * cross_entropy(logits, labels)
 
     gradients = PerRecordGradients(model)
-    try:
-        found = gradients.clipped_sum(vector, records, clip_norm=clip_norm, normalise=normalise, loss=scaled)
-    except NonFiniteError:
-        return  # refused: products beyond float64
+    found = gradients.clipped_sum(vector, records, clip_norm=clip_norm, normalise=normalise, loss=scaled)
     # In exact arithmetic from the float64 result: no tolerance.
     scaled = found / clip_norm
     assert math.fsum(float(value) ** 2 for value in scaled) <= 1.0
@@ -334,28 +331,6 @@ def test_dropout_is_active_in_training_and_does_not_fail_the_test(name: str) -> 
     gradients = PerRecordGradients(model)
     first, second = (gradients.clipped_sum(make_vector(model), make_records(9), clip_norm=CLIP) for _ in range(2))
     assert not np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("name", ["mlp", "conv"])
-def test_non_finite_gradients_are_refused_without_showing_data(name: str) -> None:
-    model = FlatModel(MODULES[name]())
-    gradients, vector = PerRecordGradients(model), make_vector(model)
-    records = make_records(6, groups=3)
-    gradients.clipped_sum(vector, records, clip_norm=CLIP)  # past the first-use test
-
-    def broken(logits: Tensor, labels: Tensor) -> Tensor:
-        scale = torch.ones(len(logits), dtype=logits.dtype)
-        scale[1::2] = float("nan")
-        return cross_entropy(logits, labels) * scale
-
-    with pytest.raises(NonFiniteError, match="3 of 6 gradients are NaN or infinite"):
-        gradients.clipped_sum(vector, records, clip_norm=CLIP, loss=broken)
-    with pytest.raises(NonFiniteError):
-        gradients.clipped_group_sum(vector, records, clip_norm=CLIP, loss=broken)
-    with pytest.raises(NonFiniteError):
-        PerRecordGradients(model).clipped_sum(vector, records, clip_norm=CLIP, loss=broken)
-    with pytest.raises(NonFiniteError):  # every gradient is infinite, none is clipped to something finite
-        gradients.clipped_sum(np.full(model.dimension, 1e300), make_records(4, scale=1e30), clip_norm=CLIP)
 
 
 def test_bad_arguments() -> None:

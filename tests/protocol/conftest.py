@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from committee_machines import CommitteeMachines, make_committee_machines
 from machines import Machines, make_machines
 
 
@@ -16,6 +17,22 @@ def build(tmp_path: Path) -> Iterator[Callable[..., Machines]]:
 
     def make(**arguments: object) -> Machines:
         built.append(make_machines(tmp_path, **arguments))  # type: ignore[arg-type]
+        return built[-1]
+
+    yield make
+    for machines in built:
+        machines.close()
+
+
+@pytest.fixture
+def federate(tmp_path: Path) -> Iterator[Callable[..., CommitteeMachines]]:
+    """Builds parties with a committee; arguments as :func:`committee_machines.make_committee_machines`."""
+    built: list[CommitteeMachines] = []
+
+    def make(**arguments: object) -> CommitteeMachines:
+        directory = tmp_path / f"federation-{len(built)}"
+        directory.mkdir()
+        built.append(make_committee_machines(directory, **arguments))  # type: ignore[arg-type]
         return built[-1]
 
     yield make

@@ -11,35 +11,43 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto import AdditiveScheme, Identity, OsRandomness, Randomness, Role, Roster, scheme, seal
+from secure_fu.crypto import (
+    CommitteeTerms,
+    Identity,
+    KeyHolderScheme,
+    OsRandomness,
+    Randomness,
+    Role,
+    Roster,
+    scheme,
+    seal,
+)
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.privacy import Budget, NoiseShare, Phase, PrivacyLedger, Unit
 from secure_fu.protocol import (
     Client,
+    ClientRecord,
+    Header,
     InProcessSums,
     KeyHolder,
+    KeyHolderEncryption,
+    KeyHolderOpening,
+    KeyHolderServer,
     LocalTask,
     OpeningRecord,
     Policy,
     ReleasedModel,
     ReleasedSum,
     RoundTerms,
-    Server,
+    Run,
     SumRequest,
     Transcript,
 )
-from secure_fu.protocol.client import upload_associated_data
-from secure_fu.protocol.messages import (
-    Announcement,
-    Domain,
-    Header,
-    Invitation,
-    Roll,
-    RoundKey,
-    Upload,
-    UploadStatement,
-    digest,
-)
+from secure_fu.protocol.client import AcceptedRound
+from secure_fu.protocol.header import noise_share_of
+from secure_fu.protocol.key_holder.encryption import upload_associated_data
+from secure_fu.protocol.key_holder.messages import OpeningRequest
+from secure_fu.protocol.messages import Announcement, Domain, Invitation, RoundKey, Upload, digest
 from secure_fu.protocol.sums import RandomStream
 
 SERVER = "server"
@@ -113,13 +121,24 @@ class Gives:
 
 
 class StandIn:
-    """Takes a client's place in the driver; subclasses answer as they like."""
+    """Takes a client's place in the driver; subclasses answer as they like. It keeps no record."""
 
     def respond(self, invitation: bytes) -> bytes:
         raise NotImplementedError
 
-    def begin(self, invitation: bytes) -> Ready:
-        return Ready(self.respond(invitation))
+    def accept(self, invitation: bytes) -> Accepted:
+        return Accepted(self, invitation)
+
+
+@dataclass
+class Accepted:
+    """A round that a stand-in will answer."""
+
+    stand_in: StandIn
+    invitation: bytes
+
+    def begin(self) -> Ready:
+        return Ready(self.stand_in.respond(self.invitation))
 
 
 @dataclass
@@ -132,6 +151,18 @@ class Ready:
         return self.upload
 
 
+class Counts:
+    """A client that keeps the invitations it got."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.invitations: list[bytes] = []
+
+    def accept(self, invitation: bytes) -> AcceptedRound:
+        self.invitations.append(invitation)
+        return self._client.accept(invitation)
+
+
 @dataclass
 class Machines:
     """All parties of a round. Their messages go through the tests' hands."""
@@ -139,14 +170,15 @@ class Machines:
     identities: dict[str, Identity]
     roster: Roster
     policy: Policy
-    scheme: AdditiveScheme
+    scheme: KeyHolderScheme
     ledger: PrivacyLedger
     record: OpeningRecord
+    client_record: ClientRecord
     tape: Tape
     tasks: dict[str, Gives]
     clients: dict[str, Client]
     key_holder: KeyHolder
-    server: Server
+    server: KeyHolderServer
     transcript: Transcript
     length: int
     noise_multiplier: float
@@ -158,6 +190,7 @@ class Machines:
     def close(self) -> None:
         self.ledger.close()
         self.record.close()
+        self.client_record.close()
 
     def request(self, **changes: object) -> SumRequest:
         fields: dict[str, object] = {
@@ -191,31 +224,40 @@ class Machines:
 
     def sums(self, **changes: object) -> InProcessSums:
         fields: dict[str, object] = {
-            "server": self.server,
-            "key_holder": self.key_holder,
+            "opening": KeyHolderOpening(self.server, self.key_holder),
             "clients": self.clients,
+            "record": self.client_record,
             "cohort": lambda _number: self.names,
         }
         return InProcessSums(**(fields | changes))  # type: ignore[arg-type]
 
     def share(self, header: Header) -> NoiseShare:
-        return self.policy.noise_share(header)
+        return noise_share_of(header)
 
     def noise(self, name: str, header: Header) -> NDArray[np.int64]:
         """The noise share that a client drew last."""
         return self.tape.last(f"noise/{name}").replayed(self.share(header), header.length)
 
     def client(
-        self, name: str, *, policy: Policy | None = None, tasks: Mapping[str, LocalTask] | None = None
+        self,
+        name: str,
+        *,
+        policy: Policy | None = None,
+        tasks: Mapping[str, LocalTask] | None = None,
+        record: ClientRecord | None = None,
     ) -> Client:
         """Another state machine for a client of this federation: after a restart, or with another policy."""
+        policy = self.policy if policy is None else policy
         return Client(
             self.identities[name],
             roster=self.roster,
-            policy=self.policy if policy is None else policy,
-            scheme=self.scheme,
+            policy=policy,
+            encryption=KeyHolderEncryption(
+                self.scheme, roster=self.roster, server=policy.server, key_holder=policy.committee[0]
+            ),
             tasks={SUM: self.tasks[name]} if tasks is None else tasks,
             randomness=self.tape,
+            record=self.client_record if record is None else record,
         )
 
     def new_key_holder(self, *, policy: Policy | None = None, record: OpeningRecord | None = None) -> KeyHolder:
@@ -225,6 +267,16 @@ class Machines:
             policy=self.policy if policy is None else policy,
             scheme=self.scheme,
             record=self.record if record is None else record,
+        )
+
+    def honest_invitation(self, announcement: bytes) -> bytes:
+        """The invitation to any announcement, with the key-holder's true key."""
+        return encode(
+            Invitation(
+                announcement=decode(Announcement, announcement),
+                round_key=(decode(RoundKey, self.key_holder.issue_key(announcement)),),
+                model=self.request().model.encode(),
+            )
         )
 
     # What dishonest parties send: every one of these is signed by the party's true key.
@@ -243,7 +295,7 @@ class Machines:
         return encode(
             Invitation(
                 announcement=decode(Announcement, announcement),
-                round_key=decode(RoundKey, key),
+                round_key=(decode(RoundKey, key),),
                 model=bytes(4 * header.length) if model is None else model,
             )
         )
@@ -263,27 +315,35 @@ class Machines:
         if isinstance(values, bytes):
             ciphertext = values
         else:
-            key = self.scheme.load_public_key(message.round_key.public_key)
+            key = self.scheme.load_public_key(message.round_key[0].public_key)
             ciphertext = self.scheme.encrypt(key, values)
-        statement = UploadStatement(header_digest=header_digest, client=name, ciphertext_digest=digest(ciphertext))
+        unsigned = Upload(
+            header_digest=header_digest,
+            client=name,
+            ciphertext_digest=digest(ciphertext),
+            body=seal(
+                self.roster.party(SERVER).sealing_key,
+                ciphertext,
+                associated_data=upload_associated_data(header_digest, name),
+            ),
+            shares=(),
+            signature=bytes(64),
+        )
         return encode(
-            Upload(
-                header_digest=header_digest,
-                client=name,
-                ciphertext_digest=statement.ciphertext_digest,
-                box=seal(
-                    self.roster.party(SERVER).sealing_key,
-                    ciphertext,
-                    associated_data=upload_associated_data(header_digest, name),
-                ),
-                signature=self.identities[signer or name].sign(Domain.UPLOAD, encode(statement)),
-            )
+            replace(unsigned, signature=self.identities[signer or name].sign(Domain.UPLOAD, unsigned.statement))
         )
 
-    def forged_roll(self, roll: bytes, *, signer: str = SERVER, **changes: object) -> bytes:
-        """The server's roll with other fields."""
-        unsigned = replace(decode(Roll, roll), **changes)  # type: ignore[arg-type]
-        return encode(replace(unsigned, signature=self.identities[signer].sign(Domain.ROLL, unsigned.statement)))
+    def forged_roll(
+        self, request: bytes, *, signer: str = SERVER, total: bytes | None = None, **changes: object
+    ) -> bytes:
+        """The server's opening request with other fields of the roll, or with another total."""
+        message = decode(OpeningRequest, request)
+        if total is not None:
+            message = replace(message, total=total)
+            changes.setdefault("total_digest", digest(total))
+        unsigned = replace(message.roll, **changes)  # type: ignore[arg-type]
+        roll = replace(unsigned, signature=self.identities[signer].sign(Domain.ROLL, unsigned.statement))
+        return encode(replace(message, roll=roll))
 
 
 def header_of(message: bytes) -> Header:
@@ -311,9 +371,12 @@ def make_machines(
     budget: Budget = AMPLE,
     contributions: Callable[[int], NDArray[np.float64]] | None = None,
     randomness: Randomness | None = None,
-    client_policy: Callable[[Policy], Policy] = lambda policy: policy,
+    client_record: Path | None = None,
 ) -> Machines:
-    """A federation of `clients` whose k-th contributes `contributions(k)`, zeros unless given."""
+    """A federation of `clients` whose k-th contributes `contributions(k)`, zeros unless given.
+
+    The clients keep their record in the file `client_record`, or in memory.
+    """
     names = [f"client-{number}" for number in range(clients)]
     identities = {name: _identity(name, Role.CLIENT) for name in names}
     identities[SERVER] = _identity(SERVER, Role.SERVER)
@@ -322,10 +385,13 @@ def make_machines(
     chosen = scheme(scheme_name)
     policy = Policy(
         server=SERVER,
-        key_holder=KEY_HOLDER,
+        committee=(KEY_HOLDER,),
+        terms=CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0),
         roster_digest=roster.digest,
         unit=Unit.RECORD,
+        budget=budget,
         clip_norm=1.0,
+        saturation=2.0,
         noise_multiplier=noise_multiplier,
         sampling_rate=0.5,
         minimum_cohort=minimum,
@@ -349,24 +415,27 @@ def make_machines(
         scheme=chosen,
         ledger=ledger,
         record=record,
+        client_record=ClientRecord(client_record),
         tape=tape,
         tasks=tasks,
         clients={},
         key_holder=KeyHolder(identities[KEY_HOLDER], roster=roster, policy=policy, scheme=chosen, record=record),
-        server=Server(
+        server=KeyHolderServer(
             identities[SERVER],
-            roster=roster,
-            policy=policy,
+            Run(
+                run_id=hashlib.sha256(os.urandom(16)).digest()[:16],
+                roster=roster,
+                policy=policy,
+                ledger=ledger,
+                branch="original",
+                transcript=transcript,
+            ),
             scheme=chosen,
-            ledger=ledger,
-            branch="original",
-            transcript=transcript,
-            run_id=hashlib.sha256(os.urandom(16)).digest()[:16],
         ),
         transcript=transcript,
         length=length,
         noise_multiplier=noise_multiplier,
     )
     for name in names:
-        machines.clients[name] = machines.client(name, policy=client_policy(policy))
+        machines.clients[name] = machines.client(name)
     return machines

@@ -1,9 +1,10 @@
-"""A server that is killed in the middle of a round: what was reserved counts as spent in the reopened ledger."""
+"""Parties that are killed in the middle of a round: what was reserved, or answered, counts as spent ever after."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from machines import make_machines
 
 from secure_fu.privacy import Phase, PrivacyLedger, Subject
 from secure_fu.privacy.ledger_records import EventStatus
+from secure_fu.protocol import ClientRecord
 
 # Each phase runs in a process of its own, forked after the imports, and kills itself there.
 SCRIPT = """
@@ -27,13 +29,15 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 def rounds(phase, directory):
-    machines = make_machines(directory)
+    machines = make_machines(directory, client_record=directory / "clients.sqlite")
     sums = machines.sums()
     sums.secure_sum(machines.request())
     if phase == "announced":
         machines.key_holder.issue_key = die
     elif phase in ("collecting", "resumed"):
         sums = machines.sums(first_round=1, vanishes=lambda _, name: name == "client-2" and die())
+    elif phase == "computing":
+        machines.tasks["client-2"].contribution = die
     elif phase == "closed":
         machines.key_holder.open = die
     elif phase == "opened":
@@ -59,7 +63,7 @@ for phase in sys.argv[2:]:
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (phase, status)
 """
 
-PHASES = ("announced", "collecting", "closed", "opened", "committed", "federation")
+PHASES = ("announced", "collecting", "computing", "closed", "opened", "committed", "federation")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,17 @@ def ledgers(tmp_path_factory):
         env={"PYTHONPATH": f"{here}:{here.parents[1]}", "OMP_NUM_THREADS": "1", "PATH": ""},
     )
     return {phase: next((root / phase).glob("ledger*.sqlite")) for phase in phases}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_round_that_clients_took_on_before_a_kill_is_in_their_own_record(ledgers, phase):
+    # Until all that take part in this process have taken the round on, nothing has left any of them.
+    early = phase in ("announced", "collecting", "federation")
+    folder = ledgers[phase].parent
+    path = folder / "clients" / "original.sqlite" if phase == "federation" else folder / "clients.sqlite"
+    record = ClientRecord(path)
+    assert [record.rounds(f"client-{number}") for number in range(4)] == [1 if early else 2] * 4
+    record.close()
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -100,7 +115,7 @@ def test_who_goes_on_with_the_reopened_ledger_takes_the_next_round_number(ledger
     machines = make_machines(tmp_path)
     machines.ledger.close()
     with PrivacyLedger.open(ledgers["resumed"]) as ledger:
-        machines.server._ledger = ledger
+        machines.server._run = replace(machines.server._run, ledger=ledger)
         sums = machines.sums(first_round=2)
         sums.secure_sum(machines.request())
         assert ledger.event_counts("original", "client-1", Subject.FORGOTTEN, Phase.TRAINING).total() == 3

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import header_of
 
+from secure_fu.crypto.wire import decode, encode
 from secure_fu.errors import SecureFUError
+from secure_fu.protocol.key_holder.messages import OpeningRequest
 
 EXAMPLES = 150
 
@@ -71,6 +73,7 @@ def test_a_mangled_invitation_gets_no_upload_and_draws_nothing(build):
     refuses_whatever_is_mangled(machines.clients["client-0"].respond, invitation)
     assert machines.tape.streams == []
     assert machines.tasks["client-0"].terms == []
+    assert machines.client_record.rounds("client-0") == 0
     for name in machines.names:
         machines.server.receive(machines.clients[name].respond(invitation))
     machines.finish()
@@ -91,14 +94,14 @@ def test_a_mangled_upload_is_not_in_the_sum(build):
     assert np.array_equal(released.values, (noise + round(1.5 / header.grid_step)) * header.grid_step)
 
 
-def test_a_mangled_roll_is_not_opened(build):
+def test_a_mangled_opening_request_is_not_opened(build):
     machines = build()
     machines.collected(0)
-    roll = machines.server.close()
-    refuses_whatever_is_mangled(machines.key_holder.open, roll)
-    opening = machines.key_holder.open(roll)
-    refuses_whatever_is_mangled(machines.key_holder.open, roll)
-    assert machines.key_holder.open(roll) == opening
+    request = machines.server.close()
+    refuses_whatever_is_mangled(machines.key_holder.open, request)
+    opening = machines.key_holder.open(request)
+    refuses_whatever_is_mangled(machines.key_holder.open, request)
+    assert machines.key_holder.open(request) == opening
     machines.server.release(opening)
 
 
@@ -133,10 +136,11 @@ def test_anybody_refuses_every_message_that_is_not_for_them(build):
     refused_by(machines.key_holder.open)
     for upload in uploads.values():
         machines.server.receive(upload)
-    messages["roll"] = machines.server.close()
+    messages["opening request"] = machines.server.close()
+    messages["roll"] = encode(decode(OpeningRequest, messages["opening request"]).roll)
     refused_by(machines.server.release)
     refused_by(machines.key_holder.issue_key)
-    messages["opening"] = machines.key_holder.open(messages["roll"])
+    messages["opening"] = machines.key_holder.open(messages["opening request"])
     refused_by(machines.server.release, "opening")
-    refused_by(machines.key_holder.open, "roll")
+    refused_by(machines.key_holder.open, "opening request")
     machines.server.release(messages["opening"])

@@ -14,6 +14,8 @@ from secure_fu.deletion import DeletionRequest
 from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
 from secure_fu.planning import make_plan
+from secure_fu.privacy import Unit
+from secure_fu.protocol import GridKind
 from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub
 
 CLIENTS = 4
@@ -41,21 +43,34 @@ def overlaps(streams):
     return found
 
 
-def run(randomness):
+RECORDS = {"scheme_name": "plain", "plan": {"sampling_rate": 0.5}}
+# On the rotated grid rounding is random, too, and so are keys and shares, which come from the system alone.
+CLIENTS_AND_COMMITTEE = {
+    "scheme_name": "kahe",
+    "plan": {
+        "unit": Unit.CLIENT,
+        "sampling_rate": 1.0,
+        "local": {"epochs": 1, "batch_size": 5, "learning_rate": 0.1},
+        "grid": GridKind.ROTATED,
+    },
+}
+
+
+def run(randomness, kind=RECORDS):
     draw = np.random.default_rng(5)
     clients = {
         f"silo-{number}": Records.from_arrays(draw.normal(size=(9, 4)), draw.integers(0, 2, 9))
         for number in range(CLIENTS)
     }
     module = mlp(4, (), 2, 0)
-    plan = make_plan(module, clients=4, nominal_units=36, minimum_cohort=3, rounds=ROUNDS, sampling_rate=0.5)
+    plan = make_plan(module, clients=4, nominal_units=36, minimum_cohort=3, rounds=ROUNDS, **kind["plan"])
     absent = {(0, "silo-3"), (3, "silo-0")}
     tape = Tape(randomness)
     with Federation(
         module,
         clients,
         plan=plan,
-        scheme_name="plain",
+        scheme_name=kind["scheme_name"],
         vanishes=lambda number, name: (number, name) in absent,
         randomness=tape,
     ) as federation:
@@ -67,16 +82,20 @@ def run(randomness):
     return tape, uploads
 
 
+@pytest.mark.parametrize("kind", [RECORDS, CLIENTS_AND_COMMITTEE], ids=["fine", "rotated"])
 @pytest.mark.parametrize("make", [OsRandomness, lambda: InsecureDeterministicRandomness(1)], ids=["os", "seeded"])
-def test_over_training_and_all_branches_no_word_of_randomness_is_handed_out_twice(make):
-    tape, uploads = run(make())
+def test_over_training_and_all_branches_no_word_of_randomness_is_handed_out_twice(make, kind):
+    tape, uploads = run(make(), kind)
     labels = Counter(stream.label.partition("/")[0] for stream in tape.streams)
-    assert labels == {"noise": uploads, "sampling": uploads}
+    assert labels == {"noise": uploads, "sampling": uploads, "rounding": uploads}
     noise = [stream for stream in tape.streams if stream.label.startswith("noise/")]
     sampling = [stream for stream in tape.streams if stream.label.startswith("sampling/")]
     assert {stream.label for stream in noise} == {f"noise/silo-{number}" for number in range(CLIENTS)}
     assert all(len(stream.handed_out) >= 10 for stream in noise), "ten coordinates"
-    assert any(len(stream.handed_out) for stream in sampling)
+    rounding = [stream for stream in tape.streams if stream.label.startswith("rounding/")]
+    rotated = kind is CLIENTS_AND_COMMITTEE
+    assert any(len(stream.handed_out) for stream in sampling) is not rotated, "whole clients are not sampled"
+    assert {len(stream.handed_out) > 0 for stream in rounding} == {rotated}, "the fine grid rounds to the nearest"
     assert overlaps(tape.streams) == []
     firsts = [stream.handed_out[:3].tobytes() for stream in noise]
     assert len(set(firsts)) == len(firsts)

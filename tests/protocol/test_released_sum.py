@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import StandIn, header_of, make_machines
+from machines import Counts, header_of, make_machines
 
 SATURATION = 2.0
 # One coordinate, part of a ciphertext, exactly one, one more, and three ciphertexts.
@@ -89,21 +89,9 @@ def test_the_sum_of_a_larger_cohort_than_the_minimum_has_everybodys_noise(build)
     assert len(released.participants) == 6
 
 
-class Keeps(StandIn):
-    """A client that keeps the invitations it got."""
-
-    def __init__(self, client):
-        self._client = client
-        self.invitations = []
-
-    def respond(self, invitation):
-        self.invitations.append(invitation)
-        return self._client.respond(invitation)
-
-
 def test_the_driver_gives_the_same_as_the_machines_by_hand(build):
     machines = build(contributions=lambda number: np.full(6, number / 4.0))
-    clients = {name: Keeps(client) for name, client in machines.clients.items()}
+    clients = {name: Counts(client) for name, client in machines.clients.items()}
     sums = machines.sums(clients=clients, vanishes=lambda number, name: (number, name) == (1, "client-2"))
     for number, participants in ((0, (0, 1, 2, 3)), (1, (0, 1, 3))):
         released = sums.secure_sum(machines.request())

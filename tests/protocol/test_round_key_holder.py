@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import replace
 
 import numpy as np
@@ -22,18 +21,27 @@ from secure_fu.errors import (
 )
 from secure_fu.privacy import Phase, Subject
 from secure_fu.protocol import OpeningRecord
-from secure_fu.protocol.messages import Announcement, Invitation, Opening, Roll, RollEntry, RoundKey, Upload
+from secure_fu.protocol.header import largest_sum_of
+from secure_fu.protocol.key_holder.messages import Opening, OpeningRequest
+from secure_fu.protocol.messages import (
+    Announcement,
+    Invitation,
+    Roll,
+    RollEntry,
+    Upload,
+    digest,
+    shares_digest,
+)
 
 
-def rolls(machines, invitation, good):
+def entries_of(request):
+    return decode(OpeningRequest, request).roll.entries
+
+
+def rolls(machines, good):
     """Rolls that must not open, each signed by the server."""
-    message = decode(Roll, good)
-    first, second, third, fourth = message.entries
-    stranger = RollEntry(
-        client="server",
-        ciphertext_digest=first.ciphertext_digest,
-        signature=machines.identities["server"].sign("upload", b"anything"),
-    )
+    first, second, third, fourth = entries_of(good)
+    stranger = replace(first, client="server", signature=machines.identities["server"].sign("upload", b"anything"))
     return {
         "a client twice": ((first, first, second, third), PolicyRefusal),
         "one client four times": ((first,) * 4, PolicyRefusal),
@@ -50,6 +58,7 @@ def rolls(machines, invitation, good):
             SignatureError,
         ),
         "another digest": ((replace(first, ciphertext_digest=bytes(32)), second, third), SignatureError),
+        "other shares": ((first, replace(second, shares_digest=bytes(32)), third), SignatureError),
         "another name": ((first, second, replace(third, client="client-3")), SignatureError),
     }
 
@@ -64,6 +73,7 @@ ROLL_KINDS = (
     "an entry that its client did not sign",
     "entries exchanged",
     "another digest",
+    "other shares",
     "another name",
 )
 
@@ -73,7 +83,7 @@ def test_a_bad_roll_is_refused_and_the_honest_one_still_opens(build, kind):
     machines = build()
     invitation = machines.collected(0)
     good = machines.server.close()
-    cases = rolls(machines, invitation, good)
+    cases = rolls(machines, good)
     assert set(cases) == set(ROLL_KINDS)
     entries, error = cases[kind]
     with pytest.raises(error):
@@ -88,26 +98,26 @@ def test_a_minimum_in_the_header_above_the_policys_binds_clients_and_key_holder(
     announcement = machines.forged_announcement(
         machines.server.announce(machines.request(), machines.names, 0), minimum_cohort=5
     )
-    round_key = machines.key_holder.issue_key(announcement)
-    invitation = encode(
-        Invitation(
-            announcement=decode(Announcement, announcement),
-            round_key=decode(RoundKey, round_key),
-            model=machines.request().model.encode(),
-        )
-    )
+    invitation = machines.honest_invitation(announcement)
     # Each adds the share of four assured clients, a half of what two would add; so four must not be enough.
     assert machines.share(header_of(invitation)).assured == 4
     uploads = [decode(Upload, machines.clients[name].respond(invitation)) for name in machines.names]
     entries = tuple(
-        RollEntry(client=upload.client, ciphertext_digest=upload.ciphertext_digest, signature=upload.signature)
+        RollEntry(
+            client=upload.client,
+            ciphertext_digest=upload.ciphertext_digest,
+            shares_digest=shares_digest(upload.share_digests),
+            signature=upload.signature,
+        )
         for upload in uploads
     )
-    roll = encode(Roll(header_digest=uploads[0].header_digest, entries=entries, total=b"", signature=bytes(64)))
+    header_digest = uploads[0].header_digest
+    roll = Roll(header_digest=header_digest, entries=entries, total_digest=digest(b""), signature=bytes(64))
+    request = encode(OpeningRequest(roll=roll, total=b""))
     with pytest.raises(PolicyRefusal, match="lists 4 clients; this round opens with at least 5"):
-        machines.key_holder.open(machines.forged_roll(roll, entries=entries[:4]))
+        machines.key_holder.open(machines.forged_roll(request, entries=entries[:4]))
     with pytest.raises(WireError):  # five get as far as the ciphertext
-        machines.key_holder.open(machines.forged_roll(roll))
+        machines.key_holder.open(machines.forged_roll(request))
 
 
 def test_only_the_servers_signature_opens(build):
@@ -130,25 +140,45 @@ def test_signatures_of_an_earlier_round_do_not_serve(build):
     machines.collected(1)
     later = machines.server.close()
     with pytest.raises(SignatureError):
-        machines.key_holder.open(machines.forged_roll(later, entries=decode(Roll, earlier).entries))
+        machines.key_holder.open(machines.forged_roll(later, entries=entries_of(earlier)))
     machines.server.release(machines.key_holder.open(later))
 
 
 def test_a_second_roll_of_the_same_round_is_refused_and_the_same_one_gets_the_same_bytes(build):
     machines = build()
     machines.collected(0)
-    roll = machines.server.close()
-    opening = machines.key_holder.open(roll)
-    assert machines.key_holder.open(roll) == opening
-    message = decode(Roll, roll)
+    request = machines.server.close()
+    opening = machines.key_holder.open(request)
+    assert machines.key_holder.open(request) == opening
+    message = decode(OpeningRequest, request)
     for changes in (
-        {"entries": message.entries[:3]},
+        {"entries": message.roll.entries[:3]},
         {"total": message.total + b"\0"},
         {"total": b""},
     ):
         with pytest.raises(ProtocolError, match="another roll of round 0"):
-            machines.key_holder.open(machines.forged_roll(roll, **changes))
-    assert machines.key_holder.open(roll) == opening
+            machines.key_holder.open(machines.forged_roll(request, **changes))
+    assert machines.key_holder.open(request) == opening
+
+
+def test_another_total_than_the_one_under_the_servers_signature_is_not_opened_and_the_signed_one_is(build):
+    machines = build()
+    invitation = machines.collected(0)
+    request = machines.server.close()
+    message = decode(OpeningRequest, request)
+    # A ciphertext that the round's key would open to one client's numbers.
+    single = machines.scheme.encrypt(
+        machines.scheme.load_public_key(decode(Invitation, invitation).round_key[0].public_key),
+        np.ones(6, dtype=np.int64),
+    )
+    for total in (single, b"", message.total + b"\0"):
+        with pytest.raises(ProtocolError, match="not the one that the server signed"):
+            machines.key_holder.open(encode(replace(message, total=total)))
+    with pytest.raises(SignatureError):
+        machines.key_holder.open(
+            encode(OpeningRequest(roll=replace(message.roll, total_digest=digest(single)), total=single))
+        )
+    machines.server.release(machines.key_holder.open(request))
 
 
 def test_after_a_restart_the_record_gives_the_same_bytes_and_no_second_opening(build, tmp_path):
@@ -157,21 +187,21 @@ def test_after_a_restart_the_record_gives_the_same_bytes_and_no_second_opening(b
     machines.record = OpeningRecord(path)
     machines.key_holder = machines.new_key_holder()
     machines.collected(0)
-    roll = machines.server.close()
-    opening = machines.key_holder.open(roll)
+    request = machines.server.close()
+    opening = machines.key_holder.open(request)
     machines.record.close()
 
     machines.record = OpeningRecord(path)
     restarted = machines.new_key_holder()
-    assert restarted.open(roll) == opening
+    assert restarted.open(request) == opening
     with pytest.raises(ProtocolError, match="another roll of round 0"):
-        restarted.open(machines.forged_roll(roll, entries=decode(Roll, roll).entries[:3]))
+        restarted.open(machines.forged_roll(request, entries=entries_of(request)[:3]))
     machines.server.release(opening)
     machines.key_holder = restarted
     machines.collected(1)
     machines.finish()
     with pytest.raises(ProtocolError, match="no round with this header"):
-        restarted.open(roll)  # a record keeps the newest round of a run
+        restarted.open(request)  # a record keeps the newest round of a run
 
 
 def test_after_a_restart_between_key_and_roll_nothing_opens_and_the_charge_stays(build, tmp_path):
@@ -186,9 +216,9 @@ def test_after_a_restart_between_key_and_roll_nothing_opens_and_the_charge_stays
     machines.record.close()
     machines.record = OpeningRecord(path)
     machines.key_holder = machines.new_key_holder()
-    roll = machines.server.close()
+    request = machines.server.close()
     with pytest.raises(ProtocolError, match="no round with this header"):
-        machines.key_holder.open(roll)
+        machines.key_holder.open(request)
     with pytest.raises(ProtocolError, match="round_number is 0"):
         machines.key_holder.issue_key(announcement)
     machines.server.forfeit()
@@ -203,7 +233,7 @@ def test_a_crash_between_choosing_and_answering_opens_nothing(build, tmp_path):
     machines.record = OpeningRecord(path)
     machines.key_holder = machines.new_key_holder()
     machines.collected(0)
-    roll = machines.server.close()
+    request = machines.server.close()
     chosen = []
 
     class Crashes(OpeningRecord):
@@ -215,16 +245,16 @@ def test_a_crash_between_choosing_and_answering_opens_nothing(build, tmp_path):
     machines.record = Crashes(path)
     machines.key_holder._record = machines.record
     with pytest.raises(KeyboardInterrupt):
-        machines.key_holder.open(roll)
+        machines.key_holder.open(request)
     assert chosen
     machines.record.close()
     machines.record = OpeningRecord(path)
     for key_holder in (machines.key_holder, machines.new_key_holder()):
         key_holder._record = machines.record
         with pytest.raises(ProtocolError, match="no round with this header"):
-            key_holder.open(roll)
+            key_holder.open(request)
         with pytest.raises(ProtocolError, match="another roll"):
-            key_holder.open(machines.forged_roll(roll, entries=decode(Roll, roll).entries[:3]))
+            key_holder.open(machines.forged_roll(request, entries=entries_of(request)[:3]))
 
 
 def test_round_numbers_only_grow(build):
@@ -241,64 +271,21 @@ def test_round_numbers_only_grow(build):
     machines.key_holder.issue_key(machines.forged_announcement(old, round_number=5))
 
 
-def test_two_processes_with_one_record_start_a_round_once(tmp_path):
-    path = tmp_path / "record.sqlite"
-    one, other = OpeningRecord(path), OpeningRecord(path)
-    run = bytes(16)
-    one.begin(run, 3, b"a" * 32)
-    one.choose(run, 3, b"r" * 32)
-    for number in (2, 3):
-        with pytest.raises(ProtocolError, match=f"round_number is {number}"):
-            other.begin(run, number, b"b" * 32)
-    with pytest.raises(ProtocolError, match="a roll of round 3 was opened"):
-        other.choose(run, 3, b"s" * 32)
-    other.begin(run, 4, b"c" * 32)
-    with pytest.raises(ProtocolError, match="a roll of round 3"):
-        one.choose(run, 3, b"t" * 32)
-    one.close()
-    other.close()
-
-
 def test_the_old_key_is_dropped_when_a_new_round_of_the_run_begins(build):
     machines = build()
     invitation = machines.collected(0)
-    roll = machines.server.close()
+    request = machines.server.close()
     machines.server.forfeit()
     machines.collected(1)
     with pytest.raises(ProtocolError, match="no round with this header"):
-        machines.key_holder.open(roll)
+        machines.key_holder.open(request)
     machines.finish()
     assert invitation
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a database, but long enough to be looked at" * 40])
-def test_a_record_that_cannot_be_used_says_so(tmp_path, damage):
-    path = tmp_path / "record.sqlite"
-    path.write_bytes(damage)
-    if not damage:  # SQLite takes an empty file for a new one
-        OpeningRecord(path).close()
-        return
-    with pytest.raises(ProtocolError, match=r"record\.sqlite cannot be used"):
-        OpeningRecord(path)
-
-
-def test_a_record_of_another_kind_or_in_no_folder_says_so(tmp_path):
-    with pytest.raises(ProtocolError, match="cannot be used"):
-        OpeningRecord(tmp_path / "nowhere" / "record.sqlite")
-    path = tmp_path / "other.sqlite"
-    database = sqlite3.connect(path)
-    database.execute("CREATE TABLE rounds (something TEXT)")
-    database.commit()
-    database.close()
-    record = OpeningRecord(path)
-    with pytest.raises(ProtocolError, match="cannot be used"):
-        record.begin(bytes(16), 0, bytes(32))
-    record.close()
-
-
 def out_of_range(machines, invitation):
     """One client's upload reaches beyond any honest sum."""
-    bound = machines.policy.largest_sum(header_of(invitation), 4)
+    bound = largest_sum_of(header_of(invitation), 4)
     values = np.zeros(machines.length, dtype=np.int64)
     values[-1] = -2 * bound
     return machines.forged_upload(invitation, "client-3", values)
@@ -311,11 +298,11 @@ def test_a_sum_out_of_range_is_not_released_and_stays_charged(build, scheme_name
     for name in machines.names[:3]:
         machines.server.receive(machines.clients[name].respond(invitation))
     machines.server.receive(out_of_range(machines, invitation))
-    roll = machines.server.close()
+    request = machines.server.close()
     with pytest.raises(OpeningError):
-        machines.key_holder.open(roll)
+        machines.key_holder.open(request)
     with pytest.raises(ProtocolError):
-        machines.key_holder.open(roll)  # the key is gone
+        machines.key_holder.open(request)  # the key is gone
     machines.server.forfeit()
     assert machines.transcript.head == bytes(32)
     for name in machines.names:
@@ -360,15 +347,15 @@ def test_an_honest_sum_at_its_largest_still_opens(build):
 def test_a_total_that_is_no_ciphertext_uses_the_round_up(build, total):
     machines = build()
     machines.collected(0)
-    roll = machines.server.close()
+    request = machines.server.close()
     if total is None:
         total = machines.scheme.encrypt(
             machines.scheme.load_public_key(machines.scheme.generate_key().public_bytes), np.zeros(6, dtype=np.int64)
         )
     with pytest.raises((WireError, CiphertextError)):
-        machines.key_holder.open(machines.forged_roll(roll, total=total))
+        machines.key_holder.open(machines.forged_roll(request, total=total))
     with pytest.raises(ProtocolError):
-        machines.key_holder.open(roll)
+        machines.key_holder.open(request)
 
 
 def test_a_foreign_announcement_gets_no_key(build):

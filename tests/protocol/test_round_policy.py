@@ -6,27 +6,38 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from machines import KEY_HOLDER, SERVER, SUM, header_of
+from machines import AMPLE, KEY_HOLDER, SERVER, SUM, header_of
 
+from secure_fu.crypto import CommitteeTerms, Roster
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.errors import ArgumentError, PolicyRefusal, SecureFUError
+from secure_fu.errors import ArgumentError, PolicyRefusal, ProtocolError, SecureFUError, SignatureError
 from secure_fu.privacy import Unit
-from secure_fu.protocol import Policy
-from secure_fu.protocol.messages import Invitation
+from secure_fu.protocol import Header, Policy
+from secure_fu.protocol.header import grid_of, noise_share_of
+from secure_fu.protocol.key_holder.encryption import upload_associated_data
+from secure_fu.protocol.messages import Announcement, Invitation, Upload
+
+TWO = {"committee": (KEY_HOLDER, "second"), "terms": CommitteeTerms(members=2, threshold=2, quorum=2, corrupt=0)}
 
 # What a stricter party pins, where the server's own policy has something laxer; and what the refusal names.
 STRICTER = {
     "server": ({"server": "client-3"}, "client-3"),
-    "key_holder": ({"key_holder": "client-3"}, "key_holder|client-3|committee"),
-    "roster_digest": ({"roster_digest": bytes(32)}, "roster_digest"),
-    "unit": ({"unit": Unit.CLIENT}, "unit"),
-    "clip_norm": ({"clip_norm": 0.99}, "clip_norm"),
-    "noise_multiplier": ({"noise_multiplier": 2.01}, "noise_multiplier"),
-    "sampling_rate": ({"sampling_rate": 0.49}, "retained_rate"),
-    "minimum_cohort": ({"minimum_cohort": 4}, "minimum_cohort"),
-    "purposes": ({"purposes": frozenset({"train"})}, "purpose"),
-    "parameter_sets": ({"parameter_sets": frozenset({"other"})}, "parameter_set"),
+    "committee": ({"committee": ("client-3",)}, "field committee"),
+    "terms": (TWO, "field committee"),
+    "unit": ({"unit": Unit.CLIENT, "budget": replace(AMPLE, unit=Unit.CLIENT)}, "field unit"),
+    "budget": ({"budget": replace(AMPLE, epsilon=3.2)}, "the client's own ledger refuses"),
+    "clip_norm": ({"clip_norm": 0.99}, "field clip_norm"),
+    "saturation": ({"saturation": 1.99}, "field saturation"),
+    "noise_multiplier": ({"noise_multiplier": 2.01}, "field noise_multiplier"),
+    "sampling_rate": ({"sampling_rate": 0.49}, "field retained_rate"),
+    "minimum_cohort": ({"minimum_cohort": 4}, "field minimum_cohort"),
+    "colluders": ({"colluders": 2, "minimum_cohort": 4}, "field colluders"),
+    "purposes": ({"purposes": frozenset({"train"})}, "field purpose"),
+    "parameter_sets": ({"parameter_sets": frozenset({"other"})}, "field parameter_set"),
+    "grids": ({"grids": frozenset({"rotated"})}, "field grid"),
 }
+# A key-holder keeps no ledger.
+CLIENTS_OWN = {"budget"}
 
 
 @pytest.mark.parametrize("field", STRICTER)
@@ -40,12 +51,13 @@ def test_a_client_refuses_what_its_policy_forbids_and_the_round_goes_on_without_
         strict.respond(invitation)
     assert len(machines.tape.streams) == streams, "a refusing client draws nothing"
     assert machines.tasks["client-2"].terms == [], "and computes nothing"
+    assert machines.client_record.rounds("client-2") == 0, "and is charged for nothing"
     for name in ("client-0", "client-1", "client-3"):
         machines.server.receive(machines.clients[name].respond(invitation))
     assert machines.finish().participants == ("client-0", "client-1", "client-3")
 
 
-@pytest.mark.parametrize("field", STRICTER)
+@pytest.mark.parametrize("field", [name for name in STRICTER if name not in CLIENTS_OWN])
 def test_a_key_holder_makes_no_key_for_what_its_policy_forbids(build, field):
     machines = build()
     changes, named = STRICTER[field]
@@ -57,22 +69,66 @@ def test_a_key_holder_makes_no_key_for_what_its_policy_forbids(build, field):
 
 
 def test_every_field_of_a_policy_is_tried():
-    # Colluders change what is added, not what is refused.
-    assert set(STRICTER) | {"colluders"} == set(Policy.__dataclass_fields__)
+    # The roster's digest is compared with the roster before there is a party, see below.
+    assert set(STRICTER) | {"roster_digest"} == set(Policy.__dataclass_fields__)
 
 
-def test_who_fears_more_colluders_adds_more_noise(build):
+def test_nobody_starts_with_another_roster_than_the_pinned_one(build):
+    machines = build()
+    other = replace(machines.policy, roster_digest=bytes(32))
+    smaller = Roster.of(identity.party for name, identity in machines.identities.items() if name != "client-3")
+    for make in (
+        lambda: machines.client("client-0", policy=other),
+        lambda: machines.new_key_holder(policy=other),
+        lambda: replace(machines.server._run, policy=other),
+        lambda: replace(machines.server._run, roster=smaller),
+    ):
+        with pytest.raises(ArgumentError, match="pinned roster"):
+            make()
+
+
+def test_who_fears_more_colluders_adds_more_noise_and_refuses_rounds_that_fear_fewer(build):
     machines = build(clients=5, minimum=4, colluders=1)
-    header = header_of(machines.invited(0))
-    fearful = replace(machines.policy, colluders=2).noise_share(header)
-    assert fearful.sigma_squared * 2 == machines.policy.noise_share(header).sigma_squared * 3
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    header = header_of(machines.forged_invitation(announcement))
+    fearful = replace(header, colluders=2)
+    assert noise_share_of(fearful).sigma_squared * 2 == noise_share_of(header).sigma_squared * 3
+    strict = machines.client("client-0", policy=replace(machines.policy, colluders=2))
+    with pytest.raises(PolicyRefusal, match="field colluders is 1"):
+        strict.respond(machines.forged_invitation(announcement))
+    # Fearing more than the policy asks for is nobody's loss, and it is this round's noise that is added.
+    more = machines.forged_announcement(announcement, colluders=2)
+    invitation = machines.honest_invitation(more)
+    strict.respond(invitation)
+    upload = decode(Upload, machines.clients["client-1"].respond(invitation))
+    key = machines.key_holder._pending[header.run_id].key
+    total = machines.scheme.accumulator(machines.scheme.load_public_key(key.public_bytes), machines.length)
+    associated_data = upload_associated_data(upload.header_digest, "client-1")
+    total.add(machines.identities[SERVER].unseal(upload.body, associated_data=associated_data))
+    values = machines.scheme.open(key, total.total(), length=machines.length, bound=machines.scheme.capacity)
+    drawn = machines.tape.last("noise/client-1")
+    assert np.array_equal(values, drawn.replayed(noise_share_of(fearful), machines.length))
+    assert values.any()
 
 
 # Headers that no honest server makes; each is signed with the server's true key.
 FORGERIES = {
     "roster_digest": ({"roster_digest": bytes(32)}, "roster_digest"),
-    "two key-holders": ({"committee": (KEY_HOLDER, "second")}, "committee"),
-    "no key-holder": ({"committee": ()}, "committee"),
+    "two key-holders": ({"committee": (KEY_HOLDER, "second")}, "field committee"),
+    "no key-holder": ({"committee": ()}, "field committee"),
+    "another key-holder": ({"committee": ("client-3",)}, "field committee"),
+    "no threshold": ({"threshold": 0}, "field threshold"),
+    "a threshold for two": ({"threshold": 2}, "field threshold"),
+    "no quorum": ({"quorum": 0}, "field quorum"),
+    "a quorum of two": ({"quorum": 2}, "field quorum"),
+    "a corrupt key-holder": ({"corrupt": 1}, "field corrupt"),
+    "no colluders": ({"colluders": 0}, "field colluders"),
+    "too many colluders": ({"colluders": 2}, "field minimum_cohort"),
+    "both phases": ({"phase": "both"}, "field phase"),
+    "no phase": ({"phase": ""}, "field phase"),
+    "the rotated grid": ({"grid": "rotated", "digit_bits": 16}, "field grid"),
+    "a grid of another name": ({"grid": "coarse"}, "field grid"),
+    "digits of another scheme": ({"digit_bits": 16}, "digit_bits"),
     "purpose": ({"purpose": "unlearn/other"}, "purpose"),
     "parameter_set": ({"parameter_set": "plain-int64"}, "parameter_set"),
     "minimum_cohort": ({"minimum_cohort": 2}, "minimum_cohort"),
@@ -95,6 +151,7 @@ FORGERIES = {
     "no coordinates": ({"length": 0}, "length"),
     "another length": ({"length": 7}, "grid_step"),
     "saturation under the clip norm": ({"saturation": 0.5}, "saturation"),
+    "large saturation": ({"saturation": 2.0**1.5}, "field saturation"),
     "endless saturation": ({"saturation": 1e300}, "saturation"),
     "coarse grid": ({"grid_step": 0.25}, "grid_step"),
     "fine grid": ({"grid_step": 2.0**-40}, "grid_step"),
@@ -117,8 +174,49 @@ def test_a_client_refuses_a_forged_header_and_answers_the_honest_one(build, forg
     machines.server.receive(machines.clients["client-0"].respond(invitation))
 
 
-# Left to the clients: the key-holder does not see the model, and checks what it opens against the bound.
-CLIENTS_ONLY = {"endless noise", "another length"}
+# Each is wrong in its own way, and has tests of its own here or in test_round_uploads.py.
+NOT_THE_POLICYS = {"run_id", "previous_transcript", "model_digest", "settings"}
+
+
+def test_every_field_of_a_header_is_tried():
+    tried = {field for changes, _ in FORGERIES.values() for field in changes}
+    assert tried | NOT_THE_POLICYS == set(Header.__dataclass_fields__)
+    assert not tried & NOT_THE_POLICYS
+
+
+def another(value):
+    """A value of the same type."""
+    if isinstance(value, tuple):
+        return (*value, "client-9")
+    if isinstance(value, bytes):
+        return bytes([value[0] ^ 1]) + value[1:]
+    return value + (value or "x") if isinstance(value, str) else value + 1
+
+
+@pytest.mark.parametrize("field", Header.__dataclass_fields__)
+def test_signatures_and_round_key_bind_every_field_of_a_header(build, field):
+    machines = build()
+    announcement = machines.server.announce(machines.request(), machines.names, 0)
+    round_key = machines.key_holder.issue_key(announcement)
+    invitation = decode(Invitation, machines.server.invite(round_key))
+    header = decode(Header, invitation.announcement.header)
+    changed = encode(replace(header, **{field: another(getattr(header, field))}))
+    unsigned = Announcement(header=changed, signature=invitation.announcement.signature)
+    client = machines.clients["client-0"]
+    with pytest.raises(SignatureError):
+        client.respond(encode(replace(invitation, announcement=unsigned)))
+    with pytest.raises(SignatureError):
+        machines.key_holder.issue_key(encode(unsigned))
+    # Also the server cannot change it once the key-holder has signed a key for it.
+    signed = replace(unsigned, signature=machines.identities[SERVER].sign("header", changed))
+    with pytest.raises(ProtocolError):
+        client.respond(encode(replace(invitation, announcement=signed)))
+    assert machines.tape.streams == []
+    machines.server.receive(client.respond(encode(invitation)))
+
+
+# Left to the clients: the key-holder does not see the model, and its scheme has no digits that it could read wrongly.
+CLIENTS_ONLY = {"another length"}
 
 
 @pytest.mark.parametrize("forgery", [name for name in FORGERIES if name not in CLIENTS_ONLY])
@@ -181,6 +279,7 @@ def test_a_client_without_code_for_a_purpose_refuses_it(build):
     invitation = machines.invited(0)
     with pytest.raises(PolicyRefusal, match="purpose"):
         machines.client("client-0", tasks={}).respond(invitation)
+    assert machines.client_record.rounds("client-0") == 0
 
 
 def test_a_client_outside_the_cohort_refuses(build):
@@ -194,7 +293,7 @@ def test_a_client_outside_the_cohort_refuses(build):
 def test_a_client_that_runs_another_scheme_refuses(build):
     machines = build(scheme_name="plain")
     lax = replace(machines.policy, parameter_sets=frozenset({"bfv-4096-54-36", "plain-int64"}))
-    other = build(scheme_name="bfv", client_policy=lambda policy: policy)
+    other = build(scheme_name="bfv")
     client = machines.client("client-0", policy=lax)
     key_holder = machines.new_key_holder(policy=lax)
     announcement = other.server.announce(other.request(), other.names, 0)
@@ -209,7 +308,7 @@ def test_a_model_of_another_length_is_refused(build, change):
     machines = build()
     announcement = machines.server.announce(machines.request(), machines.names, 0)
     header = header_of(machines.forged_invitation(announcement))
-    grid = machines.policy.grid(replace(header, **change))
+    grid = grid_of(replace(header, **change))
     forged = machines.forged_announcement(announcement, grid_step=grid.step, **change)
     with pytest.raises(SecureFUError, match="the model has 24 bytes"):
         machines.clients["client-0"].respond(machines.forged_invitation(forged, model=bytes(24)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 
@@ -24,8 +25,11 @@ from secure_fu.errors import (
     WireError,
 )
 from secure_fu.privacy import Phase, Subject
-from secure_fu.protocol.client import upload_associated_data
-from secure_fu.protocol.messages import Announcement, Invitation, Opening, RoundKey, Upload, digest
+from secure_fu.protocol import verify_transcript
+from secure_fu.protocol.header import grid_of
+from secure_fu.protocol.key_holder.encryption import upload_associated_data
+from secure_fu.protocol.key_holder.messages import Opening
+from secure_fu.protocol.messages import Announcement, Invitation, Release, RoundKey, Upload, digest
 
 
 def release_of_the_rest(machines, invitation, honest):
@@ -36,9 +40,7 @@ def release_of_the_rest(machines, invitation, honest):
         machines.server.receive(machines.clients[name].respond(invitation))
     released = machines.finish()
     noise = sum(machines.noise(name, header) for name in released.participants)
-    total = sum(
-        machines.policy.grid(header).quantise(machines.tasks[name].contribution_given) for name in released.participants
-    )
+    total = sum(grid_of(header).quantise(machines.tasks[name].contribution_given) for name in released.participants)
     assert np.array_equal(released.values, (noise + total) * header.grid_step)
     return released
 
@@ -52,12 +54,16 @@ def resealed(machines, message, ciphertext, *, name=None, header_digest=None):
     """The same upload with another content of its box."""
     associated_data = upload_associated_data(header_digest or message.header_digest, name or message.client)
     recipient = machines.roster.party("server").sealing_key
-    return replace(message, box=seal(recipient, ciphertext, associated_data=associated_data))
+    return replace(message, body=seal(recipient, ciphertext, associated_data=associated_data))
+
+
+def resigned(machines, message):
+    return replace(message, signature=machines.identities[message.client].sign("upload", message.statement))
 
 
 def opened(machines, message):
     associated_data = upload_associated_data(message.header_digest, message.client)
-    return machines.identities["server"].unseal(message.box, associated_data=associated_data)
+    return machines.identities["server"].unseal(message.body, associated_data=associated_data)
 
 
 BAD_UPLOADS = {
@@ -77,9 +83,15 @@ BAD_UPLOADS = {
     "a name that is not ASCII": (lambda m, u: replace(u, client="clïent"), ProtocolError),
     "altered digest": (lambda m, u: altered(u, "ciphertext_digest"), SignatureError),
     "altered header digest": (lambda m, u: altered(u, "header_digest"), ProtocolError),
-    "altered box": (lambda m, u: altered(u, "box", 2000), SealError),
-    "altered end of the box": (lambda m, u: altered(u, "box", len(u.box) - 1), SealError),
-    "empty box": (lambda m, u: replace(u, box=b""), SealError),
+    "altered box": (lambda m, u: altered(u, "body", 2000), SealError),
+    "altered end of the box": (lambda m, u: altered(u, "body", len(u.body) - 1), SealError),
+    "empty box": (lambda m, u: replace(u, body=b""), SealError),
+    "shares that the client did not sign": (lambda m, u: replace(u, shares=(b"share",)), SignatureError),
+    "shares of nothing": (lambda m, u: replace(u, shares=(b"",)), SignatureError),
+    "signed shares, which nobody here can use": (
+        lambda m, u: resigned(m, replace(u, shares=(b"share",))),
+        CiphertextError,
+    ),
     "box sealed for another client": (lambda m, u: resealed(m, u, opened(m, u), name="client-1"), SealError),
     "box sealed for another round": (lambda m, u: resealed(m, u, opened(m, u), header_digest=bytes(32)), SealError),
     "another ciphertext in the box": (lambda m, u: resealed(m, u, opened(m, u)[:-1] + b"\0"), SignatureError),
@@ -104,7 +116,7 @@ EMPTY = ("blocks of zeros, which hide nothing",)
 
 def ciphertext_with(machines, invitation, **changes):
     """A ciphertext container of this round with other fields."""
-    key = machines.scheme.load_public_key(decode(Invitation, invitation).round_key.public_key)
+    key = machines.scheme.load_public_key(decode(Invitation, invitation).round_key[0].public_key)
     parts = decode(_Ciphertext, machines.scheme.encrypt(key, np.zeros(machines.length, dtype=np.int64)))
     if changes.get("blocks") is EMPTY:
         changes["blocks"] = tuple(bytes(len(block)) for block in parts.blocks)
@@ -155,14 +167,14 @@ def test_an_answer_after_the_roll_left_is_too_late(build):
     machines = build()
     invitation = machines.collected(0, machines.names[:3])
     late = machines.clients["client-3"].respond(invitation)
-    roll = machines.server.close()
+    request = machines.server.close()
     with pytest.raises(ProtocolError, match="closed"):
         machines.server.receive(late)
-    released = machines.server.release(machines.key_holder.open(roll))
+    released = machines.server.release(machines.key_holder.open(request))
     assert released.participants == machines.names[:3]
     with pytest.raises(ProtocolError, match="idle"):
         machines.server.receive(late)
-    # Not even in the next round; and who was late is charged for nothing.
+    # Not even in the next round; and who was late is charged for nothing by the server, which has nothing of it.
     second = machines.invited(1)
     with pytest.raises(ProtocolError, match="another round"):
         machines.server.receive(late)
@@ -172,6 +184,7 @@ def test_an_answer_after_the_roll_left_is_too_late(build):
         for name in machines.names
     ]
     assert counts == [2, 2, 2, 1]
+    assert [machines.client_record.rounds(name) for name in machines.names] == [2, 2, 2, 2], "their own record"
 
 
 def test_an_upload_for_another_run_is_refused(build):
@@ -196,7 +209,8 @@ def test_a_client_answers_a_round_once_and_never_an_older_one(build):
     client.respond(second)
     with pytest.raises(ProtocolError, match="round_number is 3"):
         client.respond(first)
-    assert len(machines.tape.streams) == drawn + 2, "one sampling and one noise stream for the second round"
+    assert len(machines.tape.streams) == drawn + 3, "sampling, noise and rounding for the second round"
+    assert machines.client_record.rounds("client-0") == 2
 
 
 def test_rounds_of_two_runs_are_counted_apart(build):
@@ -285,10 +299,12 @@ def test_the_server_and_the_clients_refuse_a_bad_round_key_and_take_the_good_one
         machines.server.invite(bad)
     model = machines.request().model.encode()
     unchecked = Invitation(
-        announcement=decode(Announcement, announcement), round_key=decode(RoundKey, bad), model=model
+        announcement=decode(Announcement, announcement), round_key=(decode(RoundKey, bad),), model=model
     )
     with pytest.raises(error):
         machines.clients["client-0"].respond(encode(unchecked))
+    with pytest.raises(ProtocolError, match="no round key"):
+        machines.clients["client-0"].respond(encode(replace(unchecked, round_key=())))
     release_of_the_rest(machines, machines.server.invite(good), machines.names)
 
 
@@ -298,8 +314,7 @@ def test_the_server_takes_only_the_opening_of_its_own_roll(build):
     first = machines.key_holder.open(machines.server.close())
     machines.server.release(first)
     machines.collected(1)
-    roll = machines.server.close()
-    opening = decode(Opening, machines.key_holder.open(roll))
+    opening = decode(Opening, machines.key_holder.open(machines.server.close()))
 
     def signed(message, name="keeper"):
         return encode(replace(message, signature=machines.identities[name].sign("opening", message.statement)))
@@ -350,9 +365,9 @@ def test_messages_out_of_turn_are_refused(build):
     refused(announce, invite, release, forfeit)
     for name in machines.names:
         server.receive(machines.clients[name].respond(invitation))
-    roll = server.close()
+    opening = server.close()
     refused(announce, invite, receive, close, abort)
-    server.release(machines.key_holder.open(roll))
+    server.release(machines.key_holder.open(opening))
     refused(invite, receive, close, release, forfeit, abort)
 
 
@@ -378,24 +393,33 @@ def test_the_transcript_binds_every_release_and_names_no_number(build, tmp_path)
     for number in range(3):
         invitation = machines.collected(number)
         assert header_of(invitation).previous_transcript == heads[-1]
-        roll = machines.server.close()
-        opening = machines.key_holder.open(roll)
+        opening = machines.key_holder.open(machines.server.close())
         released = machines.server.release(opening)
         heads.append(released.transcript)
         values = decode(Opening, opening).values
         line = json.loads(path.read_text().splitlines()[-1])
         assert line["sum"] == digest(values).hex()
         assert line["hash"] == machines.transcript.head.hex() == heads[-1].hex()
+        assert line["participants"] == list(machines.names)
+        body = base64.b64decode(line["release"], validate=True)
+        assert digest(body) == heads[-1]
+        release = decode(Release, body)
+        assert release.announcement == decode(Invitation, invitation).announcement
+        assert (release.roll.participants, release.values_digest) == (machines.names, digest(values))
+        assert [approval.name for approval in release.approvals] == ["keeper"]
         integers = np.frombuffer(values, dtype="<i8")
-        assert find(needles("released", released.values) | needles("opened", integers), [path.read_text()]) == []
+        wanted = needles("released", released.values) | needles("opened", integers)
+        assert wanted
+        assert find(wanted, [path.read_text(), body]) == []
     assert len(set(heads)) == 4
+    (branch,) = verify_transcript(path, roster=machines.roster, policy=machines.policy)
+    assert (branch.head, len(branch.releases)) == (heads[-1], 3)
 
 
 def test_a_transcript_that_cannot_be_written_loses_the_release_and_not_the_server(build, tmp_path):
     machines = build()
     machines.collected(0)
-    roll = machines.server.close()
-    opening = machines.key_holder.open(roll)
+    opening = machines.key_holder.open(machines.server.close())
     (tmp_path / "transcript.jsonl").mkdir()
     head = machines.transcript.head
     with pytest.raises(OSError, match="transcript"):

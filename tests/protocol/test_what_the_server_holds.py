@@ -11,18 +11,19 @@ import types
 import numpy as np
 import pytest
 import torch
-from machines import StandIn, Tape, header_of, make_machines
+from machines import Tape, header_of, make_machines
 from memory_walk import find, needles, reachable
 
-import secure_fu.federation
+import secure_fu.parties
 from secure_fu.crypto import Identity, OpeningKey, OsRandomness, SecureStream
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
 from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
 from secure_fu.planning import make_plan
-from secure_fu.protocol import Client, InProcessSums, Server
-from secure_fu.protocol.client import upload_associated_data
+from secure_fu.protocol import Client, InProcessSums, KeyHolderOpening, KeyHolderServer
+from secure_fu.protocol.header import grid_of, noise_share_of
+from secure_fu.protocol.key_holder.encryption import upload_associated_data
 from secure_fu.protocol.messages import Upload
 from secure_fu.unlearning import Correction, Retrain
 
@@ -39,7 +40,7 @@ def wanted_from(machines, header, names):
     wanted = {}
     for name in names:
         contribution = machines.tasks[name].contribution_given
-        quantised = machines.policy.grid(header).quantise(contribution)
+        quantised = grid_of(header).quantise(contribution)
         noise = machines.noise(name, header)
         wanted |= needles(f"contribution of {name}", contribution)
         wanted |= needles(f"integers of {name}", quantised)
@@ -97,17 +98,7 @@ def run_watched(machines, server, rounds=2):
 
 
 def server_of_kind(machines, kind):
-    original = machines.server
-    return kind(
-        original._identity,
-        roster=machines.roster,
-        policy=machines.policy,
-        scheme=machines.scheme,
-        ledger=machines.ledger,
-        branch="original",
-        transcript=machines.transcript,
-        run_id=original._run_id,
-    )
+    return kind(machines.server._identity, machines.server._run, scheme=machines.scheme)
 
 
 def test_the_server_never_holds_a_single_clients_numbers_or_an_opening_key(build):
@@ -125,14 +116,14 @@ def test_without_encryption_the_same_walk_finds_the_first_upload(build):
 # The same walk must see every way of keeping things: each of these servers is broken in one.
 
 
-class KeepsUploads(Server):
+class KeepsUploads(KeyHolderServer):
     """Under scheme `plain`, what it keeps are the noised vectors."""
 
     def receive(self, upload):
         super().receive(upload)
         message = decode(Upload, upload)
         associated_data = upload_associated_data(message.header_digest, message.client)
-        self.kept = [*getattr(self, "kept", ()), self._identity.unseal(message.box, associated_data=associated_data)]
+        self.kept = [*getattr(self, "kept", ()), self._identity.unseal(message.body, associated_data=associated_data)]
 
 
 def test_a_server_that_keeps_what_was_uploaded_is_found_out(build):
@@ -255,7 +246,7 @@ def built(tmp_path_factory):
     contribution = machines.tasks["client-1"].contribution_given
     vectors = {
         "contribution": contribution,
-        "integers": machines.policy.grid(header).quantise(contribution),
+        "integers": grid_of(header).quantise(contribution),
         "noise": machines.noise("client-1", header),
     }
     yield machines, vectors, wanted
@@ -266,11 +257,11 @@ def test_the_walk_finds_keys_streams_and_foreign_identities(built):
     machines, _, wanted = built
     key = machines.scheme.generate_key()
     for secret in (key, key._secret, OsRandomness().stream("noise"), machines.identities["client-1"]):
-        machines.server._transcript.kept = [secret]
+        machines.server._run.transcript.kept = [secret]
         try:
             assert exposures(machines.server, wanted)
         finally:
-            del machines.server._transcript.kept
+            del machines.server._run.transcript.kept
 
 
 # The same in a whole federation, with real gradients in place of the sentinels.
@@ -284,20 +275,19 @@ class Watch:
         self.found = []
         self.looks = 0
         self.wanted = {}
-        self._policy = None
-        monkeypatch.setattr(secure_fu.federation, "InProcessSums", self._sums)
-        monkeypatch.setattr(secure_fu.federation, "Client", self._client)
+        monkeypatch.setattr(secure_fu.parties, "InProcessSums", self._sums)
+        monkeypatch.setattr(secure_fu.parties, "Client", self._client)
 
-    def _sums(self, *, server, **arguments):
-        return InProcessSums(server=_WatchedServer(server, self), **arguments)
+    def _sums(self, *, opening, **arguments):
+        watched = KeyHolderOpening(_WatchedServer(opening.server, self), opening._key_holder)
+        return InProcessSums(opening=watched, **arguments)
 
-    def _client(self, identity, *, policy, tasks, **arguments):
-        self._policy = policy
-        return _WatchedClient(Client(identity, policy=policy, tasks=_kept(tasks), **arguments), tasks, self)
+    def _client(self, identity, *, tasks, **arguments):
+        return _WatchedClient(Client(identity, tasks=_kept(tasks), **arguments), tasks, self)
 
     def responded(self, name, header, contribution):
-        noise = self.tape.last(f"noise/{name}").replayed(self._policy.noise_share(header), header.length)
-        quantised = self._policy.grid(header).quantise(contribution)
+        noise = self.tape.last(f"noise/{name}").replayed(noise_share_of(header), header.length)
+        quantised = grid_of(header).quantise(contribution)
         self.wanted |= needles(f"{name} contribution", contribution)
         self.wanted |= needles(f"{name} integers", quantised)
         self.wanted |= needles(f"{name} noise", noise)
@@ -324,14 +314,28 @@ def _kept(tasks):
     return tasks
 
 
-class _WatchedClient(StandIn):
+class _WatchedClient:
     def __init__(self, client, tasks, watch):
         self._client, self._tasks, self._watch = client, tasks, watch
 
-    def respond(self, invitation):
-        upload = self._client.respond(invitation)
-        header = header_of(invitation)
+    def accept(self, invitation):
+        return _WatchedRound(self._client.accept(invitation), self, header_of(invitation))
+
+    def responded(self, header):
         self._watch.responded(self._client.name, header, self._tasks[header.purpose].last)
+
+
+class _WatchedRound:
+    def __init__(self, accepted, client, header):
+        self._accepted, self._client, self._header = accepted, client, header
+
+    def begin(self):
+        self._pending = self._accepted.begin()
+        return self
+
+    def finish(self):
+        upload = self._pending.finish()
+        self._client.responded(self._header)
         return upload
 
 
@@ -375,8 +379,10 @@ def test_through_a_whole_federation_the_server_holds_no_clients_numbers(monkeypa
         request = DeletionRequest.some_records("silo-1", (0, 3))
         federated.unlearn(request, Retrain())
         federated.unlearn(request, Correction(length=2))
-        # Neither do ledger, transcript and the key-holder's record, nor any module's own variables.
-        for path in tmp_path.iterdir():
+        # Neither do ledger, transcript and the parties' records, nor any module's own variables.
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert {"ledger.sqlite", "transcript.jsonl", "key_holder.sqlite", "original.sqlite"} <= {p.name for p in files}
+        for path in files:
             assert find(watch.wanted, [path.read_bytes()]) == [], path.name
     monkeypatch.undo()
     modules = [vars(module) for name, module in sys.modules.items() if name.startswith("secure_fu")]

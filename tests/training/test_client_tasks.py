@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
 from secure_fu.privacy import Unit
 from secure_fu.protocol import RoundTerms
@@ -46,12 +46,14 @@ def records(count=12, seed=1, groups=None):
     return Records.from_arrays(draw.normal(size=(count, 4)) * 2.0, draw.integers(0, 3, count), groups)
 
 
-def silo(own=None, forgotten=None, **arguments):
-    made = Silo.of("silo", records() if own is None else own, MODEL, GRADIENTS, **arguments)
+def silo(own=None, forgotten=None, *, name="silo", **arguments):
+    made = Silo.of(name, records() if own is None else own, MODEL, GRADIENTS, **arguments)
     return made if forgotten is None else made.forgetting(forgotten)
 
 
-def terms(unit=Unit.RECORD, retained_rate=0.5, clip_norm=0.7, number=0, **changes):
+def terms(unit=Unit.RECORD, retained_rate=None, clip_norm=0.7, number=0, **changes):
+    if retained_rate is None:
+        retained_rate = 1.0 if unit is Unit.CLIENT else 0.5
     return RoundTerms(
         **{
             "purpose": "train",
@@ -197,13 +199,53 @@ def test_the_order_of_records_differs_from_round_to_round_and_client_to_client()
     assert np.array_equal(updates[0], single_update("a", MODEL, weights, own, terms(Unit.CLIENT)))
 
 
-def test_diverging_local_training_is_not_finite_alone_and_stacked():
-    round_terms = terms(Unit.CLIENT, settings={"epochs": 40, "batch_size": 4, "learning_rate": 1e30})
-    with pytest.raises(NonFiniteError):
-        single_update("a", MODEL, vector(), records(), round_terms)
-    stacked = StackedUpdates(MODEL, {"a": records()})
-    with pytest.raises(NonFiniteError):
-        stacked.update("a", vector(), round_terms)
+def test_diverging_local_training_counts_as_zero_alone_and_stacked():
+    clients = {"a": records(), "b": records(9, 4)}
+    for weights, rate in ((vector(), 1e30), (np.full(MODEL.dimension, 3e38, dtype=np.float32), 0.2)):
+        round_terms = terms(Unit.CLIENT, settings={"epochs": 40, "batch_size": 4, "learning_rate": rate})
+        for own in (StackedUpdates(MODEL, clients), None):
+            found = TrainingTask(silo(clients["a"], name="a", stacked=own)).contribution(weights, round_terms, Words())
+            assert found.shape == (MODEL.dimension,)
+            assert not found.any()
+
+
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP])
+def test_a_model_made_to_overflow_on_one_unit_moves_the_contribution_by_exactly_zero(unit, monkeypatch):
+    """The server's model overflows on records whose features are positive, of which there is one; or none."""
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", 1)  # equal bits, whatever the other records
+    deep = FlatModel(mlp(4, (2,) * 9, 3, 0))
+    weights = np.zeros(deep.dimension, dtype=np.float32)
+    for layer in deep.layers:
+        if len(layer.shape) > 1:
+            weights[layer.slice] = 3e38
+    features = -np.abs(np.random.default_rng(0).normal(size=(6, 4)))
+    features[2] *= -1.0
+    own, keep = Records.from_arrays(features, [0, 1, 2, 0, 1, 2], list("abcdef")), np.arange(6) != 2
+    with_it, without = (
+        TrainingTask(Silo.of("silo", part, deep, PerRecordGradients(deep))).contribution(
+            weights, terms(unit, retained_rate=1.0), Words()
+        )
+        for part in (own, own.subset(keep))
+    )
+    assert np.linalg.norm(without) > 0.5
+    assert np.array_equal(with_it, without)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("rates", [(0.5, 0.0), (1.0, 0.5), (float("nan"), 0.0), (-1.0, 0.0), (2.0, 0.0), (1.0, 1e-300)])
+def test_a_client_as_a_unit_is_in_or_out(rates, leaves):
+    retained, forgotten = rates
+    with pytest.raises(ArgumentError, match="0 or 1 for the client unit"):
+        TrainingTask(silo(forgotten=np.full(12, leaves))).contribution(
+            vector(), terms(Unit.CLIENT, retained, forgotten_rate=forgotten), Words()
+        )
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_nobody_enters_at_a_rate_of_zero(unit):
+    own = silo(records(groups=["a", "b"] * 6))
+    assert not TrainingTask(own).contribution(vector(), terms(unit, 0.0, forgotten_rate=1.0), Words()).any()
+    assert TrainingTask(own).contribution(vector(), terms(unit, 1.0, forgotten_rate=0.0), Words()).any()
 
 
 def test_the_history_holds_the_model_and_the_secret_sample_of_each_training_round():

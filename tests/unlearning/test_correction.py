@@ -91,6 +91,27 @@ def test_every_round_takes_back_the_same(monkeypatch):
     assert np.array_equal(first, recomputed)
 
 
+@pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP])
+def test_a_round_with_another_clip_norm_is_bounded_by_that(unit):
+    """What is kept from one round to the next was clipped to the norm of the first."""
+    own = records(groups=GROUPS)
+    leaving = trained(own, unit, rate=1.0).forgetting(np.isin(GROUPS, ["a"]))
+    ((_, task),) = Correction().client_tasks(leaving).items()
+    units = 3 if unit is Unit.RECORD else 1
+    for clip_norm in (CLIP, 1e-6, CLIP / 7.0, 100.0, 1e-6, CLIP):
+        found = contribution(leaving, unit, task=task, clip_norm=clip_norm)
+        assert np.array_equal(found, contribution(leaving, unit, clip_norm=clip_norm))
+        assert 0.0 < np.linalg.norm(found) <= units * clip_norm
+
+
+def test_a_round_for_another_unit_takes_back_that_units_history():
+    own = records(groups=GROUPS)
+    leaving = trained(own, rate=1.0).forgetting(np.isin(GROUPS, ["a", "d"]))
+    ((_, task),) = Correction().client_tasks(leaving).items()
+    for unit in (Unit.RECORD, Unit.GROUP, Unit.RECORD):
+        assert np.array_equal(contribution(leaving, unit, task=task), contribution(leaving, unit))
+
+
 # One unit, one bound
 
 

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secure_fu.crypto import AdditiveScheme, Identity, OpeningKey, Role, Roster
+from secure_fu.crypto import Identity, KeyHolderScheme, OpeningKey, Role, Roster
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.errors import ArgumentError, PolicyRefusal, ProtocolError
-from secure_fu.protocol.messages import (
-    Announcement,
-    Domain,
-    Header,
-    Opening,
-    OpeningStatement,
-    Roll,
-    RoundKey,
-    RoundKeyStatement,
-    digest,
-)
-from secure_fu.protocol.opening_record import OpeningRecord
+from secure_fu.protocol.header import Header, grid_of, largest_sum_of
+from secure_fu.protocol.key_holder.encryption import check_capacity
+from secure_fu.protocol.key_holder.messages import Opening, OpeningRequest, OpeningStatement
+from secure_fu.protocol.key_holder.opening_record import OpeningRecord
+from secure_fu.protocol.messages import Announcement, Domain, RoundKey, RoundKeyStatement, digest
 from secure_fu.protocol.policy import Policy
+from secure_fu.protocol.roll_check import check_roll
 
 __all__ = ["KeyHolder"]
 
@@ -41,8 +35,7 @@ class KeyHolder:
         coordinate lies in the range that an honest sum under this header can have.
     Not guaranteed:
         That the ciphertext opened is the sum over the roll: scheme `bfv` gives a key-holder no way to check it. An
-        honest but curious server, and clients that send honest ciphertexts, are assumed. That the range is narrow: a
-        header's saturation has no maximum.
+        honest but curious server, and clients that send honest ciphertexts, are assumed.
     Edge cases:
         The secret key of a round lives in memory only, until it is used or the run's next round begins. After a restart
         a round without a recorded opening cannot be opened any more; its charge stays in the ledger.
@@ -56,10 +49,11 @@ class KeyHolder:
     """
 
     def __init__(
-        self, identity: Identity, *, roster: Roster, policy: Policy, scheme: AdditiveScheme, record: OpeningRecord
+        self, identity: Identity, *, roster: Roster, policy: Policy, scheme: KeyHolderScheme, record: OpeningRecord
     ) -> None:
         if identity.role is not Role.KEY_HOLDER:
             raise ArgumentError("identity", identity.role.value, "an identity in the role of a key-holder")
+        policy.check_roster(roster)
         self._identity = identity
         self._roster = roster
         self._policy = policy
@@ -85,11 +79,12 @@ class KeyHolder:
         self._roster.verify(self._policy.server, Role.SERVER, Domain.HEADER, message.header, message.signature)
         header = decode(Header, message.header)
         self._policy.check(header)
-        if header.parameter_set != self._scheme.parameter_set:
+        if header.parameter_set != self._scheme.parameter_set or header.digit_bits:
             raise PolicyRefusal(
-                f"header field parameter_set is {header.parameter_set!r}; "
-                f"this key-holder runs {self._scheme.parameter_set!r}"
+                f"header fields parameter_set and digit_bits are {header.parameter_set!r} and {header.digit_bits}; "
+                f"this key-holder runs {self._scheme.parameter_set!r} and 0"
             )
+        check_capacity(self._scheme, header)
         self._record.begin(header.run_id, header.round_number, message.header_digest)
         key = self._scheme.generate_key()
         self._pending[header.run_id] = _PendingRound(header, message.header_digest, key)
@@ -102,14 +97,14 @@ class KeyHolder:
             )
         )
 
-    def open(self, roll: bytes) -> bytes:
+    def open(self, request: bytes) -> bytes:
         """Open the sum of one round, once.
 
         Args:
-            roll: an encoded :class:`~secure_fu.protocol.messages.Roll`.
+            request: an encoded :class:`~secure_fu.protocol.key_holder.messages.OpeningRequest`.
 
         Returns:
-            an encoded :class:`~secure_fu.protocol.messages.Opening`; for a repeated roll, the same bytes again.
+            an encoded :class:`~secure_fu.protocol.key_holder.messages.Opening`; for a repeated roll, the same bytes.
 
         Raises:
             WireError, SignatureError, RosterError: malformed, or not signed by server and clients.
@@ -117,29 +112,32 @@ class KeyHolder:
             ProtocolError: no such round is pending, or another roll of it was opened.
             OpeningError: the sum lies outside its range; the key is destroyed and nothing is released.
         """
-        message = decode(Roll, roll)
-        self._roster.verify(self._policy.server, Role.SERVER, Domain.ROLL, message.statement, message.signature)
-        roll_digest = digest(message.statement)
-        recorded = self._record.opening(message.header_digest, roll_digest)
+        message = decode(OpeningRequest, request)
+        roll = message.roll
+        self._roster.verify(self._policy.server, Role.SERVER, Domain.ROLL, roll.statement, roll.signature)
+        if digest(message.total) != roll.total_digest:
+            raise ProtocolError("the summed ciphertext is not the one that the server signed with the roll")
+        roll_digest = digest(roll.statement)
+        recorded = self._record.opening(roll.header_digest, roll_digest)
         if recorded is not None:
             return recorded
-        pending = self._pending_round(message.header_digest)
-        self._check_roll(message, pending)
+        pending = self._pending_round(roll.header_digest)
+        check_roll(roll, pending.header, pending.header_digest, roster=self._roster, server=self._policy.server)
         self._record.choose(pending.header.run_id, pending.header.round_number, roll_digest)
         del self._pending[pending.header.run_id]
         values = self._scheme.open(
             pending.key,
             message.total,
-            length=pending.header.length,
-            bound=self._policy.largest_sum(pending.header, len(message.entries)),
+            length=grid_of(pending.header).encoded_dimension,
+            bound=largest_sum_of(pending.header, len(roll.entries)),
         )
         body = values.astype("<i8").tobytes()
         statement = OpeningStatement(
-            header_digest=message.header_digest, roll_digest=roll_digest, values_digest=digest(body)
+            header_digest=roll.header_digest, roll_digest=roll_digest, values_digest=digest(body)
         )
         opening = encode(
             Opening(
-                header_digest=message.header_digest,
+                header_digest=roll.header_digest,
                 roll_digest=roll_digest,
                 values=body,
                 signature=self._identity.sign(Domain.OPENING, encode(statement)),
@@ -153,18 +151,3 @@ class KeyHolder:
             if pending.header_digest == header_digest:
                 return pending
         raise ProtocolError("no round with this header is waiting to be opened")
-
-    def _check_roll(self, message: Roll, pending: _PendingRound) -> None:
-        cohort = set(pending.header.cohort)
-        names = [entry.client for entry in message.entries]
-        if names != sorted(set(names)):
-            raise PolicyRefusal(f"the roll of round {pending.header.round_number} is not sorted or repeats a client")
-        for entry in message.entries:
-            if entry.client not in cohort:
-                raise PolicyRefusal(f"client {entry.client!r} is in the roll and not in the cohort")
-            self._roster.verify(
-                entry.client, Role.CLIENT, Domain.UPLOAD, entry.statement(message.header_digest), entry.signature
-            )
-        minimum = pending.header.minimum_cohort
-        if len(names) < minimum:
-            raise PolicyRefusal(f"the roll lists {len(names)} clients; this round opens with at least {minimum}")
