@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated
 
 from secure_fu.crypto.wire import Blob, Fixed, Nested, Sequence, Text, encode, message
@@ -74,7 +75,7 @@ class Announcement:
     header: Annotated[bytes, Blob(1 << 27)]
     signature: Signature
 
-    @property
+    @cached_property
     def header_digest(self) -> bytes:
         """SHA-256 of the encoded header, which every other message of the round names."""
         return digest(self.header)
@@ -143,12 +144,12 @@ class Upload:
     shares: Annotated[tuple[bytes, ...], Sequence(Blob(MAX_SHARE_BYTES), MAX_COMMITTEE)]
     signature: Signature
 
-    @property
+    @cached_property
     def share_digests(self) -> tuple[bytes, ...]:
         """Of each sealed share, 32 bytes."""
         return tuple(digest(share) for share in self.shares)
 
-    @property
+    @cached_property
     def statement(self) -> bytes:
         """What the signature covers."""
         return encode(
@@ -203,14 +204,14 @@ class Roll:
     total_digest: Digest
     signature: Signature
 
-    @property
+    @cached_property
     def statement(self) -> bytes:
         """What the signature covers."""
         return encode(
             RollStatement(header_digest=self.header_digest, entries=self.entries, total_digest=self.total_digest)
         )
 
-    @property
+    @cached_property
     def participants(self) -> tuple[str, ...]:
         """Names of the clients in the sum."""
         return tuple(entry.client for entry in self.entries)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -89,7 +90,7 @@ class Closed(Announced):
 
     roll: Roll
 
-    @property
+    @cached_property
     def roll_digest(self) -> bytes:
         """SHA-256 of what the server signed of the roll."""
         return digest(self.roll.statement)

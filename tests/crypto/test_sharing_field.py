@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_fu.crypto import _decoding
-from secure_fu.crypto._decoding import locate_surely, locate_unplanned, subsets, wrong_columns
-from secure_fu.crypto._field import (
+from secure_fu.crypto.sharing import _decoding
+from secure_fu.crypto.sharing._decoding import locate_surely, locate_unplanned, subsets, wrong_columns
+from secure_fu.crypto.sharing._field import (
     FIELD_PRIME,
     LARGEST_LIFTED,
     evaluation_matrix,

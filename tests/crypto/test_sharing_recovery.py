@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secure_fu.crypto import InsecureDeterministicRandomness, SecureStream, sharing_recovery
+from secure_fu.crypto import InsecureDeterministicRandomness, SecureStream
 from secure_fu.crypto.sharing import FIELD_PRIME, MAX_SUBSETS, CommitteeTerms, recover_key, share_key
-from secure_fu.crypto.sharing_terms import member_points, secret_points
+from secure_fu.crypto.sharing import recovery as sharing_recovery
+from secure_fu.crypto.sharing.terms import member_points, secret_points
 from secure_fu.errors import ArgumentError, OpeningError
 
 Answers = dict[int, NDArray[np.uint16]]

@@ -16,10 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from secure_fu.crypto import InsecureDeterministicRandomness, RandomStream, sharing
-from secure_fu.crypto._field import uniform_elements
+from secure_fu.crypto import InsecureDeterministicRandomness, RandomStream
 from secure_fu.crypto.sharing import FIELD_PRIME, CommitteeTerms, share_key
-from secure_fu.crypto.sharing_terms import member_points, secret_points
+from secure_fu.crypto.sharing import shares as sharing
+from secure_fu.crypto.sharing._field import uniform_elements
+from secure_fu.crypto.sharing.terms import member_points, secret_points
 
 Share = Callable[..., NDArray[np.uint16]]
 LENGTH = 7  # of the keys here: enough for two polynomials or more, the last one filled up

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from secure_fu.crypto import CommitteeTerms, sharing
-from secure_fu.crypto._field import lagrange, uniform_elements
-from secure_fu.crypto.sharing_terms import member_points, secret_points
+from secure_fu.crypto import CommitteeTerms
+from secure_fu.crypto.sharing import shares as sharing
+from secure_fu.crypto.sharing._field import lagrange, uniform_elements
+from secure_fu.crypto.sharing.terms import member_points, secret_points
 
 __all__ = [
     "TERMS",

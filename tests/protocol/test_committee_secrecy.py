@@ -25,11 +25,12 @@ from sharing_faults import (
     the_same_random_values_for_all_polynomials,
 )
 
-from secure_fu.crypto import CommitteeTerms, SecureStream, sharing
-from secure_fu.crypto._field import lagrange
+from secure_fu.crypto import CommitteeTerms, SecureStream
 from secure_fu.crypto.kahe import cipher
 from secure_fu.crypto.sharing import FIELD_PRIME, recover_key
-from secure_fu.crypto.sharing_terms import member_points, random_points, secret_points
+from secure_fu.crypto.sharing import shares as sharing
+from secure_fu.crypto.sharing._field import lagrange
+from secure_fu.crypto.sharing.terms import member_points, random_points, secret_points
 from secure_fu.crypto.wire import decode
 from secure_fu.discrete_gaussian import sample_discrete_gaussian
 from secure_fu.protocol import Header

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from secure_fu.crypto import CommitteeTerms
-from secure_fu.crypto._field import lagrange, lifted
 from secure_fu.crypto.kahe import Layout, cipher
 from secure_fu.crypto.kahe._planes import from_wire
 from secure_fu.crypto.sharing import FIELD_PRIME
-from secure_fu.crypto.sharing_terms import member_points, secret_points
+from secure_fu.crypto.sharing._field import lagrange, lifted
+from secure_fu.crypto.sharing.terms import member_points, secret_points
 from secure_fu.crypto.wire import decode
 from secure_fu.errors import OpeningError
 from secure_fu.protocol import CommitteeEncryption, Header

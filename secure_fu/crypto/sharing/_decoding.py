@@ -1,7 +1,7 @@
 """Which of several members' answers lie on polynomials, and which do not: interleaved Reed-Solomon codes.
 
 There is a row for each of r evaluation points and a column for each polynomial. A wrong answer spoils its row, in any
-of the columns. Let S = H Y be the syndromes (H is of :func:`~secure_fu.crypto._field.parity_checks`), R = r - dimension
+of the columns. Let S = H Y be the syndromes (H is of :func:`~._field.parity_checks`), R = r - dimension
 their number in a column, E the set of wrong rows and F the errors. lambda, of degree D, annihilates a column if
 
     sum over k of lambda_k S[i + k]  =  sum over l in E of v_l F_l x_l^i lambda(x_l)  =  0    for all i < R - D
@@ -25,7 +25,7 @@ from itertools import combinations, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto._field import FIELD_PRIME, Elements, evaluation_matrix, null_space, parity_checks
+from secure_fu.crypto.sharing._field import FIELD_PRIME, Elements, evaluation_matrix, null_space, parity_checks
 
 __all__ = ["is_consistent", "locate_surely", "locate_unplanned", "subsets", "wrong_columns"]
 

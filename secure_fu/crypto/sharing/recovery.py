@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.crypto._checks import require_int
-from secure_fu.crypto._decoding import is_consistent, locate_surely, locate_unplanned, subsets, wrong_columns
-from secure_fu.crypto._field import FIELD_PRIME, LARGEST_LIFTED, check_elements, lagrange, lifted
 from secure_fu.crypto._secret import Secret
-from secure_fu.crypto.sharing_terms import CommitteeTerms, member_points, secret_points
+from secure_fu.crypto.sharing._decoding import is_consistent, locate_surely, locate_unplanned, subsets, wrong_columns
+from secure_fu.crypto.sharing._field import FIELD_PRIME, LARGEST_LIFTED, check_elements, lagrange, lifted
+from secure_fu.crypto.sharing.terms import CommitteeTerms, member_points, secret_points
 from secure_fu.errors import OpeningError
 
 __all__ = ["MAX_SUBSETS", "Recovered", "recover_key"]

@@ -30,25 +30,20 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto._field import FIELD_PRIME, LARGEST_LIFTED, Elements, check_elements, lagrange, uniform_elements
 from secure_fu.crypto._secret import Secret
 from secure_fu.crypto.randomness import RandomStream
-from secure_fu.crypto.sharing_recovery import MAX_SUBSETS, Recovered, recover_key
-from secure_fu.crypto.sharing_terms import MAX_MEMBERS, CommitteeTerms, member_points, random_points, secret_points
+from secure_fu.crypto.sharing._field import (
+    FIELD_PRIME,
+    LARGEST_LIFTED,
+    Elements,
+    check_elements,
+    lagrange,
+    uniform_elements,
+)
+from secure_fu.crypto.sharing.terms import CommitteeTerms, member_points, random_points, secret_points
 from secure_fu.errors import ArgumentError, CiphertextError, WireError
 
-__all__ = [
-    "FIELD_PRIME",
-    "MAX_MEMBERS",
-    "MAX_SUBSETS",
-    "CommitteeTerms",
-    "Recovered",
-    "ShareSum",
-    "decode_share",
-    "encode_share",
-    "recover_key",
-    "share_key",
-]
+__all__ = ["ShareSum", "decode_share", "encode_share", "share_key"]
 
 
 @functools.lru_cache(maxsize=4)

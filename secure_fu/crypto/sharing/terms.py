@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from secure_fu.crypto._checks import require_int
-from secure_fu.crypto._field import FIELD_PRIME, Elements
+from secure_fu.crypto.sharing._field import FIELD_PRIME, Elements
 from secure_fu.errors import ArgumentError
 
 __all__ = ["MAX_MEMBERS", "CommitteeTerms", "member_points", "random_points", "secret_points"]
