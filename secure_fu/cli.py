@@ -119,7 +119,7 @@ def simulate(
         typer.Option(metavar="PATH", help="Folder or file with the data; the mnist presets need one of IDX files."),
     ] = None,
     scheme: Annotated[
-        str | None, typer.Option(metavar="NAME", help="bfv, or plain: INSECURE, for comparison only.")
+        str | None, typer.Option(metavar="NAME", help="kahe, bfv, or plain: INSECURE, for comparison only.")
     ] = None,
     insecure_deterministic: Annotated[
         bool,

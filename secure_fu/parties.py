@@ -130,8 +130,10 @@ class Parties:
         self.ledger = PrivacyLedger.create(directory / "ledger.sqlite", budget=plan.budget)
         (directory / "roster.bin").write_bytes(self.roster.encode())
         write_policy(self.policy, directory / "policy.toml")
-        self._member_record = MemberRecord(directory / "committee.sqlite") if self._scheme is None else None
-        self._opening_record = None if self._scheme is None else OpeningRecord(directory / "key_holder.sqlite")
+        self._member_record = MemberRecord(directory / "committee.sqlite", new=True) if self._scheme is None else None
+        self._opening_record = (
+            None if self._scheme is None else OpeningRecord(directory / "key_holder.sqlite", new=True)
+        )
         (directory / "clients").mkdir(exist_ok=True)
         self._client_records: dict[str, ClientRecord] = {}
         self._run_key = os.urandom(32)
@@ -209,7 +211,7 @@ class Parties:
 
     def _client_record(self, branch: str, parent: str | None) -> ClientRecord:
         path = self._directory / "clients" / f"{branch.replace('/', '-')}.sqlite"
-        record = ClientRecord(path) if parent is None else self._client_records[parent].fork(path)
+        record = ClientRecord(path, new=True) if parent is None else self._client_records[parent].fork(path)
         self._client_records[branch] = record
         return record
 

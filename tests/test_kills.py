@@ -207,7 +207,7 @@ def test_the_default_run_survives_two_members_and_three_clients_killed_at_random
 
         def answer(kind: str, message: bytes) -> bytes:
             if not made:
-                record = MemberRecord(tmp_path / f"{name}.sqlite")
+                record = MemberRecord(tmp_path / f"{name}.sqlite", new=True)
                 made.append(Member(identities[name], roster=roster, policy=policy, record=record))
             return made[0].vote(message) if kind == "vote" else made[0].answer(message)
 
@@ -226,7 +226,7 @@ def test_the_default_run_survives_two_members_and_three_clients_killed_at_random
                         encryption=TellingEncryption(roster=roster, directory=tmp_path),
                         tasks={TRAIN: training_task(silos[name])},
                         randomness=OsRandomness(),
-                        record=ClientRecord(tmp_path / f"{name}.sqlite"),
+                        record=ClientRecord(tmp_path / f"{name}.sqlite", new=True),
                     )
                 )
             return made[0].respond(message)

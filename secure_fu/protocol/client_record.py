@@ -43,14 +43,14 @@ class ClientRecord:
         and over all runs: a server gains nothing from a new run id.
 
     Args:
-        path: as :class:`~secure_fu.protocol.durable.DurableFile`.
+        path, new: as :class:`~secure_fu.protocol.durable.DurableFile`.
 
     Raises:
         RecordError: the file cannot be used, or its rows make no sense.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._file = DurableFile(path, kind=_KIND, schema=_SCHEMA)
+    def __init__(self, path: Path | None = None, *, new: bool = False) -> None:
+        self._file = DurableFile(path, new=new, kind=_KIND, schema=_SCHEMA)
         self._spending = Spending()
         self._last: dict[tuple[str, bytes], int] = {}
         try:

@@ -24,7 +24,9 @@ class DurableFile:
     its owner only. After a kill its newest rows are in the file beside it whose name ends in `-wal`: the two are one.
 
     Args:
-        path: made when absent; None keeps the rows in memory, for a party that never restarts.
+        path: of the file; None keeps the rows in memory, for a party that never restarts.
+        new: whether to make the file, which must not exist; otherwise it must. What a lost file promised cannot be
+            kept, so none is ever made in its place unasked.
         kind: number of the kind of record, above 0; kept in the file.
         schema: statements that make the tables.
 
@@ -32,17 +34,23 @@ class DurableFile:
         RecordError: here and in every method, the file cannot be used as this record.
     """
 
-    def __init__(self, path: Path | None, *, kind: int, schema: Sequence[str]) -> None:
+    def __init__(self, path: Path | None, *, new: bool, kind: int, schema: Sequence[str]) -> None:
         self.path = path
         self._kind = kind
         with self._failing_loudly():
-            new = path is None or _made(path)
+            if path is not None and new:
+                _make(path)
+            elif path is not None and not path.exists():
+                raise RecordError(
+                    f"{path} does not exist; whoever lost a record needs new keys, and a party that never had one "
+                    "makes it with new=True"
+                )
             if path is not None and not os.access(path, os.R_OK | os.W_OK):
                 raise PermissionError("it may not be read and written")
             self._connection = sqlite3.connect(":memory:" if path is None else path, isolation_level=None, timeout=0.0)
         try:
             with self._failing_loudly():
-                self._prepare(schema, new=new)
+                self._prepare(schema, new=new or path is None)
         except BaseException:
             self._connection.close()
             raise
@@ -125,8 +133,7 @@ class DurableFile:
     def copy_to(self, path: Path) -> None:
         """Write a copy of all rows to a new file."""
         with self._failing_loudly(path):
-            if not _made(path):
-                raise FileExistsError("it exists")
+            _make(path)
             copy = sqlite3.connect(path)
             try:
                 self._connection.backup(copy)
@@ -145,14 +152,16 @@ class DurableFile:
             raise RecordError(f"{path} cannot be used as a record: {error}") from error
 
 
-def _made(path: Path) -> bool:
-    """Make an empty file; False when there is one.
+def _make(path: Path) -> None:
+    """Make an empty file.
 
     A file that exists is not opened here: that would end the lock that another record of this process has on it, for
     POSIX drops all locks of a process on a file when any of its descriptors is closed.
+
+    Raises:
+        RecordError: there is one.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        return False
-    return True
+        raise RecordError(f"{path} exists; expected no file where a new record is to be made") from None

@@ -193,7 +193,10 @@ def _checked_header(release: Release, roster: Roster, policy: Policy | None) -> 
     if header.roster_digest != roster.digest:
         raise TranscriptError(f"its roster is {header.roster_digest.hex()}, not the one given, {roster.digest.hex()}")
     if policy is not None:
+        if policy.server != servers[0]:
+            raise TranscriptError(f"the roster's server is {servers[0]!r}, the policy's {policy.server!r}")
         policy.check(header)
+        policy.check_cohort(header, roster)
     check_roll(release.roll, header, announcement.header_digest, roster=roster, server=servers[0])
     return header
 

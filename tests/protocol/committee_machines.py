@@ -381,8 +381,8 @@ def make_committee_machines(
         roster=roster,
         policy=policy,
         ledger=ledger,
-        client_record=ClientRecord(directory / "clients.sqlite" if durable else None),
-        member_record=MemberRecord(directory / "committee.sqlite" if durable else None),
+        client_record=ClientRecord(directory / "clients.sqlite" if durable else None, new=durable),
+        member_record=MemberRecord(directory / "committee.sqlite" if durable else None, new=durable),
         tape=Tape(),
         tasks={
             name: Gives(np.zeros(length) if contributions is None else contributions(number))

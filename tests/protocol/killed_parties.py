@@ -99,7 +99,7 @@ class Members:
         """A life that votes for roll A and is killed at some moment."""
 
         def live(say: Say) -> None:
-            record = MemberRecord(path)
+            record = MemberRecord(path, new=not path.exists())
             member = self.machines.member(MEMBER, record=record)
             bind = record.bind
             if moment == "before-bind":
@@ -136,7 +136,7 @@ class Members:
         """A life after a restart, with a server that asks for both rolls."""
 
         def live(say: Say) -> None:
-            member = self.machines.member(MEMBER, record=MemberRecord(path))
+            member = self.machines.member(MEMBER, record=MemberRecord(path, new=not path.exists()))
             for roll in order:
                 tried(say, f"vote-{roll}", lambda roll=roll: member.vote(self.ballots[roll]))
                 tried(say, f"answer-{roll}", lambda roll=roll: member.answer(self.quorums[roll]))
@@ -185,7 +185,7 @@ class Clients:
         """A life that answers a round and is killed at some moment."""
 
         def live(say: Say) -> None:
-            record = ClientRecord(path)
+            record = ClientRecord(path, new=not path.exists())
             client = self.machines.client(CLIENT, policy=self.policy, record=record)
             write, generate, encrypt, seal = record._file.write, ClientKey.generate, ClientKey.encrypt, encryption.seal
             boxes: list[bytes] = []
@@ -230,7 +230,7 @@ class Clients:
         """A life after a restart: the same round again, in every guise, then as many new rounds as the budget holds."""
 
         def live(say: Say) -> None:
-            record = ClientRecord(path)
+            record = ClientRecord(path, new=not path.exists())
             client = self.machines.client(CLIENT, policy=self.policy, record=record)
             generate = ClientKey.generate
 
@@ -276,7 +276,7 @@ def any_moment(directory: Path) -> list[tuple[int, int, bool]]:
         told, tell = os.pipe()
         child = os.fork()
         if child == 0:
-            record = MemberRecord(path)
+            record = MemberRecord(path, new=not path.exists())
             newest = record.newest(MEMBER, RUN)
             number = 0 if newest is None else newest.round_number + 1
             while True:
@@ -290,7 +290,7 @@ def any_moment(directory: Path) -> list[tuple[int, int, bool]]:
         os.waitpid(child, 0)
         last = int.from_bytes((first + os.read(told, 1 << 16))[-4:], "big")
         os.close(told)
-        record = MemberRecord(path)
+        record = MemberRecord(path, new=not path.exists())
         newest = record.newest(MEMBER, RUN)
         assert newest is not None
         found.append((last, newest.round_number, newest == bound_to(newest.round_number)))
@@ -320,15 +320,15 @@ def one_at_a_time(directory: Path) -> Said:
     ready, go = os.pipe()
     holder = os.fork()
     if holder == 0:
-        MemberRecord(path)
+        MemberRecord(path, new=not path.exists())
         with contextlib.suppress(SecureFUError):
-            MemberRecord(path)  # a careless second try must not cost the first its lock
+            MemberRecord(path, new=not path.exists())  # a careless second try must not cost the first its lock
         os.write(go, b"x")
         signal.pause()
     os.read(ready, 1)
 
     def attempt(say: Say) -> None:
-        tried(say, "open", lambda: MemberRecord(path).close() or b"")
+        tried(say, "open", lambda: MemberRecord(path, new=not path.exists()).close() or b"")
 
     said = life(directory / "notes", attempt)
     os.kill(holder, signal.SIGKILL)

@@ -415,7 +415,7 @@ def make_machines(
         scheme=chosen,
         ledger=ledger,
         record=record,
-        client_record=ClientRecord(client_record),
+        client_record=ClientRecord(client_record, new=client_record is not None and not client_record.exists()),
         tape=tape,
         tasks=tasks,
         clients={},

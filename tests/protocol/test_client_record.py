@@ -173,9 +173,9 @@ def test_a_file_that_is_no_clients_record_is_refused(tmp_path, path):
         with pytest.raises(RecordError, match=rf"clients\.sqlite {reason}"):
             ClientRecord(path)
     with pytest.raises(RecordError, match="cannot be used"):
-        ClientRecord(tmp_path / "nowhere" / "clients.sqlite")
+        ClientRecord(tmp_path / "nowhere" / "clients.sqlite", new=True)
     other = tmp_path / "keeper.sqlite"
-    OpeningRecord(other).close()
+    OpeningRecord(other, new=True).close()
     with pytest.raises(RecordError, match=r"keeper\.sqlite is another kind of file"):
         ClientRecord(other)
 
@@ -231,7 +231,7 @@ def test_after_any_restart_the_account_is_what_it_would_be_without(build, path):
     assert 3 < answered < len(headers)
     assert "epsilon" in refusal
     without.close()
-    records = [ClientRecord(path)]
+    records = [ClientRecord(path, new=True)]
 
     def reopened():
         records.pop().close()

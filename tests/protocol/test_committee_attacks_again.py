@@ -65,7 +65,7 @@ def test_a_member_that_was_restarted_is_still_bound(federate, defended):
     smaller = attacker.opened(attacker.of(*fewer), dict.fromkeys(fewer, 1))
     machines.member_record.close()
     path = machines.directory / ("committee.sqlite" if defended else "lost.sqlite")
-    machines.member_record = MemberRecord(path)
+    machines.member_record = MemberRecord(path, new=not defended)
     for name in machines.members:
         machines.members[name] = machines.member(name)
     read = attempt(

@@ -123,7 +123,7 @@ def test_no_key_is_made_twice_and_none_for_a_round_that_was_begun_before_the_kil
 
 
 def test_a_transaction_that_is_rolled_back_leaves_nothing(tmp_path: Path) -> None:
-    record = MemberRecord(tmp_path / "committee.sqlite")
+    record = MemberRecord(tmp_path / "committee.sqlite", new=True)
     record.bind("member-01", RUN, bound_to(1))
     with contextlib.suppress(KeyboardInterrupt), record.together():
         record.bind(MEMBER, RUN, bound_to(1))
@@ -156,7 +156,7 @@ class FailingCommit:
 
 def test_a_commit_that_fails_leaves_no_transaction_that_later_votes_would_wait_in(tmp_path: Path) -> None:
     path = tmp_path / "committee.sqlite"
-    record = MemberRecord(path)
+    record = MemberRecord(path, new=True)
     real = record._file._connection
     record._file._connection = FailingCommit(real)  # type: ignore[assignment]
     with pytest.raises(RecordError, match="disk is full"), record.together():
@@ -188,7 +188,7 @@ def accepting(directory: Path, rounds: float) -> Callable[..., None]:
 def test_a_clients_memory_is_never_behind_its_file(tmp_path: Path, broken: str) -> None:
     """It may be ahead: a round that could not be written down is not answered, and counts until the next start."""
     accept = accepting(tmp_path, 2.5)
-    record = ClientRecord(tmp_path / "client.sqlite")
+    record = ClientRecord(tmp_path / "client.sqlite", new=True)
     real = record._file._connection
     if broken == "COMMIT":
         record._file._connection = FailingCommit(real)  # type: ignore[assignment]
@@ -216,7 +216,7 @@ def test_a_clients_memory_is_never_behind_its_file(tmp_path: Path, broken: str) 
 
 def test_an_interrupt_after_the_row_is_written_leaves_memory_no_less_than_the_file(tmp_path: Path) -> None:
     accept = accepting(tmp_path, 1.5)
-    record = ClientRecord(tmp_path / "client.sqlite")
+    record = ClientRecord(tmp_path / "client.sqlite", new=True)
     write = record._file.write
 
     def interrupted(*arguments: Any) -> int:
@@ -236,7 +236,7 @@ def test_an_interrupt_after_the_row_is_written_leaves_memory_no_less_than_the_fi
 @pytest.mark.parametrize(("rounds", "fit"), [(3.0 + 1e-9, 3), (3.0 - 1e-9, 2)])
 def test_the_record_refuses_exactly_beyond_the_budget(tmp_path: Path, rounds: float, fit: int) -> None:
     accept = accepting(tmp_path, rounds)
-    record = ClientRecord(tmp_path / "client.sqlite")
+    record = ClientRecord(tmp_path / "client.sqlite", new=True)
     for number in range(fit):
         accept(record, number)
     for attempt in ({"number": fit}, {"number": 0, "run": bytes(16)}):
@@ -250,7 +250,7 @@ def test_the_record_refuses_exactly_beyond_the_budget(tmp_path: Path, rounds: fl
 def test_rounds_of_a_run_strictly_increase_and_runs_do_not_hinder_each_other(tmp_path: Path) -> None:
     accept = accepting(tmp_path, 6.5)
     path = tmp_path / "client.sqlite"
-    record = ClientRecord(path)
+    record = ClientRecord(path, new=True)
     accept(record, 4)
     for number in (4, 3, 0):
         with pytest.raises(ProtocolError, match=f"round_number is {number}; expected one after 4"):
@@ -269,7 +269,7 @@ def test_rounds_of_a_run_strictly_increase_and_runs_do_not_hinder_each_other(tmp
 
 def test_forks_know_what_was_spent_and_then_spend_apart(tmp_path: Path) -> None:
     accept = accepting(tmp_path, 3.5)
-    record = ClientRecord(tmp_path / "trunk.sqlite")
+    record = ClientRecord(tmp_path / "trunk.sqlite", new=True)
     accept(record, 0)
     forks = [record.fork(tmp_path / f"fork-{number}.sqlite") for number in range(2)]
     for one in (record, *forks):

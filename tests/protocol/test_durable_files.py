@@ -17,16 +17,16 @@ from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import ClientRecord, MemberRecord, OpeningRecord
 from secure_fu.protocol.durable import DurableFile
 
-Record = Callable[[Path], Any]
+Record = Callable[..., Any]
 RECORDS: list[Record] = [MemberRecord, ClientRecord, OpeningRecord]
 
 
 def test_what_is_written_is_synced_and_belongs_to_its_owner_alone(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
-        record = MemberRecord(tmp_path / "committee.sqlite")
+        record = MemberRecord(tmp_path / "committee.sqlite", new=True)
         record.bind(MEMBER, RUN, bound_to(0))
-        client = ClientRecord(tmp_path / "client.sqlite")
+        client = ClientRecord(tmp_path / "client.sqlite", new=True)
         client.fork(tmp_path / "fork.sqlite").close()
         files = sorted(path for path in tmp_path.iterdir())
         assert {path.name for path in files} >= {"committee.sqlite", "committee.sqlite-wal", "fork.sqlite"}
@@ -42,7 +42,7 @@ def test_what_is_written_is_synced_and_belongs_to_its_owner_alone(tmp_path: Path
 
 
 def test_a_second_try_in_the_same_process_is_refused(tmp_path: Path) -> None:
-    record = MemberRecord(tmp_path / "committee.sqlite")
+    record = MemberRecord(tmp_path / "committee.sqlite", new=True)
     with pytest.raises(RecordError, match=r"committee\.sqlite is open in another process"):
         MemberRecord(tmp_path / "committee.sqlite")
     record.bind(MEMBER, RUN, bound_to(0))
@@ -76,7 +76,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "rows": overwritten(4096, 200),
     "a count that only a check of the whole file finds": overwritten(4096 + 7, 1),
     "foreign": lambda path: (path.unlink(), foreign(path)),
-    "other kind": lambda path: (path.unlink(), DurableFile(path, kind=99, schema=["CREATE TABLE a (b)"]).close()),
+    "other kind": lambda path: (
+        path.unlink(),
+        DurableFile(path, new=True, kind=99, schema=["CREATE TABLE a (b)"]).close(),
+    ),
 }
 
 
@@ -86,7 +89,7 @@ def test_a_file_that_is_not_the_record_is_refused_by_name_and_left_as_it_is(
     tmp_path: Path, record: Record, damage: str
 ) -> None:
     path = tmp_path / "record.sqlite"
-    record(path).close()
+    record(path, new=True).close()
     record(path).close()
     DAMAGES[damage](path)
     before = path.read_bytes()
@@ -98,7 +101,7 @@ def test_a_file_that_is_not_the_record_is_refused_by_name_and_left_as_it_is(
 
 def test_what_the_disk_changes_of_a_vote_is_found_when_the_file_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "committee.sqlite"
-    record = MemberRecord(path)
+    record = MemberRecord(path, new=True)
     for member in (MEMBER, "member-01"):
         record.bind(member, RUN, bound_to(5))
     record.close()
@@ -121,7 +124,7 @@ def test_what_the_disk_changes_of_a_vote_is_found_when_the_file_is_opened(tmp_pa
 @pytest.mark.parametrize("record", RECORDS)
 def test_a_truncated_record_never_becomes_a_new_one(tmp_path: Path, record: Record) -> None:
     whole = tmp_path / "whole.sqlite"
-    record(whole).close()
+    record(whole, new=True).close()
     content = whole.read_bytes()
     path = tmp_path / "record.sqlite"
     for cut in {0, 1, 16, 99, 100, *range(512, len(content), 512), len(content) - 1}:
@@ -140,7 +143,20 @@ def test_an_empty_file_is_not_taken_for_a_new_record(tmp_path: Path) -> None:
     ):
         MemberRecord(path)
     path.unlink()
-    MemberRecord(path).close()
+    MemberRecord(path, new=True).close()
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_that_is_gone_is_not_made_anew_unasked(tmp_path: Path, record: Record) -> None:
+    """It would vote, answer or spend a second time."""
+    path = tmp_path / "record.sqlite"
+    record(path, new=True).close()
+    with pytest.raises(RecordError, match=r"record\.sqlite exists"):
+        record(path, new=True)
+    path.unlink()
+    with pytest.raises(RecordError, match=r"record\.sqlite does not exist; whoever lost a record needs new keys"):
+        record(path)
+    assert not path.exists()
 
 
 def test_a_ledger_is_no_record_and_stays_a_ledger(tmp_path: Path) -> None:
@@ -159,7 +175,7 @@ def test_a_file_that_cannot_be_written_is_refused(
     tmp_path: Path, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "record.sqlite"
-    record(path).close()
+    record(path, new=True).close()
     connect = sqlite3.connect
     with monkeypatch.context() as patched:
         # File modes would not stop a test that runs as root.
@@ -190,7 +206,7 @@ def test_a_file_that_cannot_be_written_is_refused(
 )
 def test_rows_that_make_no_sense_are_refused(tmp_path: Path, row: tuple[object, ...]) -> None:
     path = tmp_path / "client.sqlite"
-    record = ClientRecord(path)
+    record = ClientRecord(path, new=True)
     record._file.write("INSERT INTO round VALUES (?, ?, ?, ?, ?, ?)", row)  # type: ignore[arg-type]
     record.close()
     with pytest.raises(RecordError, match=r"client\.sqlite cannot be used as a client's record"):

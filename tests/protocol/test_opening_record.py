@@ -22,7 +22,7 @@ def assert_another_process_is_kept_out(path):
 
 def test_one_process_at_a_time_has_a_record_and_the_next_one_goes_on_from_it(tmp_path):
     path = tmp_path / "record.sqlite"
-    one = OpeningRecord(path)
+    one = OpeningRecord(path, new=True)
     run = bytes(16)
     one.begin(run, 3, b"a" * 32)
     assert_another_process_is_kept_out(path)
@@ -42,7 +42,7 @@ def test_one_process_at_a_time_has_a_record_and_the_next_one_goes_on_from_it(tmp
 
 def test_a_second_opening_in_this_process_is_refused_and_lets_no_other_process_in(tmp_path):
     path = tmp_path / "record.sqlite"
-    one = OpeningRecord(path)
+    one = OpeningRecord(path, new=True)
     with pytest.raises(RecordError, match=r"record\.sqlite is open in another process"):
         OpeningRecord(path)
     assert_another_process_is_kept_out(path)
@@ -64,14 +64,14 @@ def test_a_record_that_cannot_be_used_says_so_and_stays_as_it_is(tmp_path, damag
 
 def test_a_record_of_another_kind_or_in_no_folder_says_so(tmp_path):
     with pytest.raises(RecordError, match="cannot be used"):
-        OpeningRecord(tmp_path / "nowhere" / "record.sqlite")
+        OpeningRecord(tmp_path / "nowhere" / "record.sqlite", new=True)
     path = tmp_path / "other.sqlite"
     database = sqlite3.connect(path)
     database.execute("CREATE TABLE rounds (something TEXT)")
     database.commit()
     database.close()
     clients = tmp_path / "clients.sqlite"
-    ClientRecord(clients).close()
+    ClientRecord(clients, new=True).close()
     for other in (path, clients):
         before = other.read_bytes()
         with pytest.raises(RecordError, match=f"{other.name} is another kind of file"):

@@ -184,7 +184,7 @@ def test_another_total_than_the_one_under_the_servers_signature_is_not_opened_an
 def test_after_a_restart_the_record_gives_the_same_bytes_and_no_second_opening(build, tmp_path):
     path = tmp_path / "record.sqlite"
     machines = build()
-    machines.record = OpeningRecord(path)
+    machines.record = OpeningRecord(path, new=True)
     machines.key_holder = machines.new_key_holder()
     machines.collected(0)
     request = machines.server.close()
@@ -207,7 +207,7 @@ def test_after_a_restart_the_record_gives_the_same_bytes_and_no_second_opening(b
 def test_after_a_restart_between_key_and_roll_nothing_opens_and_the_charge_stays(build, tmp_path):
     path = tmp_path / "record.sqlite"
     machines = build()
-    machines.record = OpeningRecord(path)
+    machines.record = OpeningRecord(path, new=True)
     machines.key_holder = machines.new_key_holder()
     announcement = machines.server.announce(machines.request(), machines.names, 0)
     invitation = machines.server.invite(machines.key_holder.issue_key(announcement))
@@ -230,7 +230,7 @@ def test_after_a_restart_between_key_and_roll_nothing_opens_and_the_charge_stays
 def test_a_crash_between_choosing_and_answering_opens_nothing(build, tmp_path):
     path = tmp_path / "record.sqlite"
     machines = build()
-    machines.record = OpeningRecord(path)
+    machines.record = OpeningRecord(path, new=True)
     machines.key_holder = machines.new_key_holder()
     machines.collected(0)
     request = machines.server.close()

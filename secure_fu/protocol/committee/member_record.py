@@ -67,14 +67,14 @@ class MemberRecord:
         record is lost needs new keys.
 
     Args:
-        path: as :class:`~secure_fu.protocol.durable.DurableFile`. One file may serve all members of a simulation.
+        path, new: as :class:`~secure_fu.protocol.durable.DurableFile`. One file may serve all members of a simulation.
 
     Raises:
         RecordError: here and in every method, the file cannot be used.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._file = DurableFile(path, kind=_KIND, schema=_SCHEMA)
+    def __init__(self, path: Path | None = None, *, new: bool = False) -> None:
+        self._file = DurableFile(path, new=new, kind=_KIND, schema=_SCHEMA)
         try:
             self._select("TRUE", ())
         except BaseException:

@@ -27,14 +27,14 @@ class OpeningRecord:
     """One row a run, for its newest round. Committed to disk before any answer leaves.
 
     Args:
-        path: as :class:`~secure_fu.protocol.durable.DurableFile`.
+        path, new: as :class:`~secure_fu.protocol.durable.DurableFile`.
 
     Raises:
         RecordError: here and in every method, the file cannot be used as this record.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        self._file = DurableFile(path, kind=_KIND, schema=_SCHEMA)
+    def __init__(self, path: Path | None = None, *, new: bool = False) -> None:
+        self._file = DurableFile(path, new=new, kind=_KIND, schema=_SCHEMA)
 
     def close(self) -> None:
         """Close the file; the record is not usable afterwards."""
