@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import types
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def _inside(current: object) -> Iterable[object]:
             inside.extend(current.ravel().tolist())
     elif isinstance(current, memoryview):
         inside.append(current.obj)
+    # A weak proxy keeps nothing alive, and one to what is gone cannot even be asked for its type.
+    inside = [item for item in inside if type(item) not in weakref.ProxyTypes]
     return [item for item in inside if not isinstance(item, types.ModuleType)]
 
 
