@@ -21,7 +21,8 @@ from secure_fu.privacy import (
     calibrate_noise,
     renyi_epsilon,
 )
-from secure_fu.privacy.accounting import order_for_events
+from secure_fu.privacy.accounting import ORDERS, order_for_events, rdp, renyi_limit
+from secure_fu.privacy.discretisation import discretisation_divergence, divergence_limit
 from secure_fu.protocol import GridKind
 from secure_fu.training import Recipe
 
@@ -164,8 +165,17 @@ def make_plan(
                 return found
             scale = coarser
 
+    def passes(multiplier: float) -> bool:
+        """Whether the ledger's filter will admit them all."""
+        planned = events(multiplier, budgeted)
+        order = order_for_events(planned, delta=delta)
+        (event,) = planned
+        divergence = budgeted * float(rdp(event)[ORDERS.index(order)])
+        fine = budgeted * discretisation_divergence(event) <= divergence_limit(epsilon=epsilon, delta=delta)
+        return fine and divergence <= renyi_limit(epsilon=epsilon, delta=delta, order=order)
+
     given = noise_multiplier
-    if given is None or renyi_epsilon(events(given, budgeted), delta=delta) > epsilon:
+    if given is None or not passes(given):
         calibration = calibrated()
         if given is not None:
             raise BudgetExceededError(

@@ -110,6 +110,7 @@ class RemoteClient:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._upload = b""
+        self.failure = None
 
     def accept(self, invitation: bytes) -> RemoteClient:
         try:

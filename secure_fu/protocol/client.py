@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from secure_fu.crypto import Identity, Randomness, Role, Roster, Secret
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError, PolicyRefusal, ProtocolError, ReuseError
-from secure_fu.privacy import Unit
+from secure_fu.errors import ArgumentError, NonFiniteError, PolicyRefusal, ProtocolError, ReuseError, SecureFUError
+from secure_fu.privacy import Unit, clip_l2
 from secure_fu.protocol.client_record import ClientRecord
 from secure_fu.protocol.encryption import EncryptedVector, UploadEncryption
 from secure_fu.protocol.header import Header, grid_of, noise_share_of, parse_settings
@@ -24,9 +24,6 @@ from secure_fu.protocol.sums import LocalTask, RoundTerms
 __all__ = ["AcceptedRound", "Client", "PendingUpload"]
 
 _LOGGER = logging.getLogger("secure_fu")
-
-# For the rounding of the norm itself; clipping aims lower by more than that.
-_SLACK = 1.0 + 2.0**-30
 
 # An invitation is one and the same for all clients of a process; reading its public parts once serves them all.
 _decode_invitation = lru_cache(maxsize=2)(partial(decode, Invitation))
@@ -62,9 +59,8 @@ class Client:
         kill included.
     Edge cases:
         A client with nothing to say sends zero plus its noise share, an upload like any other; so does one whose task
-        raises ArgumentError, DataError or NonFiniteError, or returns another shape, a number that is not finite, or,
-        for the client unit, a vector longer than the clip norm. Its own log names the type of the error and no more.
-        Any other exception of its task is a bug in the client's code and goes through.
+        raises any exception, or returns another shape or a number that is not finite. Its own log names the type of the
+        error and no more. For the client unit, what a task returns is clipped once more.
 
     Args:
         identity: secret; its role is CLIENT.
@@ -163,21 +159,24 @@ class Client:
 
     def _noised_contribution(
         self, header: Header, header_digest: bytes, model: NDArray[np.float32], terms: RoundTerms
-    ) -> NDArray[np.int64]:
+    ) -> tuple[NDArray[np.int64], Exception | None]:
         grid = grid_of(header)
+        failure: Exception | None
         rounding = self._randomness.stream(f"rounding/{self.name}")
         try:
             contribution = self._bounded_contribution(header, model, terms)
             encoded = grid.encode(contribution, seed=header_digest, stream=rounding)
-        except (ArgumentError, DataError, NonFiniteError) as error:
-            # Whether it can be computed may depend on a single record, and the server chose the model: to sit out, or
-            # to say why, would tell. So the upload is one like any other.
+            failure = None
+        except Exception as error:
+            # Whether it can be computed may depend on a single record, or on whether this client leaves, and the server
+            # chose model and settings: to sit out, or to say why, would tell. So the upload is one like any other.
             _LOGGER.warning(
                 "round %d: client %s sends noise alone (%s)", header.round_number, self.name, type(error).__name__
             )
+            failure = None if isinstance(error, SecureFUError) else error
             encoded = np.zeros(grid.encoded_dimension, dtype=np.int64)
         noise = self._randomness.stream(f"noise/{self.name}")
-        return encoded + noise_share_of(header).sample(grid.encoded_dimension, stream=noise)
+        return encoded + noise_share_of(header).sample(grid.encoded_dimension, stream=noise), failure
 
     def _bounded_contribution(
         self, header: Header, model: NDArray[np.float32], terms: RoundTerms
@@ -188,9 +187,8 @@ class Client:
             raise ArgumentError("contribution", f"of shape {contribution.shape}", f"shape ({header.length},)")
         if not np.isfinite(contribution).all():
             raise NonFiniteError("the contribution has coordinates that are not finite")
-        if terms.unit is Unit.CLIENT and float(np.linalg.norm(contribution)) > terms.clip_norm * _SLACK:
-            raise ArgumentError("contribution", "longer than the clip norm", f"an L2 norm of at most {terms.clip_norm}")
-        return contribution
+        # Records and groups are clipped one by one, in the task; a client as a whole can be held to its bound here.
+        return clip_l2(contribution, terms.clip_norm) if terms.unit is Unit.CLIENT else contribution
 
     def _signed_upload(self, header_digest: bytes, vector: EncryptedVector) -> bytes:
         unsigned = Upload(
@@ -227,18 +225,33 @@ class AcceptedRound(Secret):
             raise ReuseError("a round is answered once")
         self._begun = True
         client, header_digest = self._client, self._invitation.announcement.header_digest
-        values = client._noised_contribution(self._header, header_digest, self._model, self._terms)
+        values, failure = client._noised_contribution(self._header, header_digest, self._model, self._terms)
         encrypting = client._encryption.begin(self._invitation, self._header, client.name, values)
-        return PendingUpload(client, header_digest, encrypting)
+        return PendingUpload(client, header_digest, encrypting, failure)
 
 
 class PendingUpload(Secret):
     """An upload whose encryption is under way."""
 
-    def __init__(self, client: Client, header_digest: bytes, encrypting: Callable[[], EncryptedVector]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        header_digest: bytes,
+        encrypting: Callable[[], EncryptedVector],
+        failure: Exception | None,
+    ) -> None:
         self._client = client
         self._header_digest = header_digest
         self._encrypting = encrypting
+        self._failure = failure
+
+    @property
+    def failure(self) -> Exception | None:
+        """An exception of the task that is none of this package's own. It never leaves the client.
+
+        A simulation looks, so that a bug in somebody's task is not taken for silence.
+        """
+        return self._failure
 
     def finish(self) -> bytes:
         """Wait for the ciphertext and sign it.

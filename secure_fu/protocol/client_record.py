@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ CREATE TABLE round (
     header_digest BLOB NOT NULL,
     phase TEXT NOT NULL,
     charge TEXT NOT NULL,
+    checksum BLOB NOT NULL,
     PRIMARY KEY (client, run_id, round_number)
 ) STRICT, WITHOUT ROWID
 """,
@@ -40,7 +42,8 @@ class ClientRecord:
         What :meth:`accept` returns from is on disk: after a kill at any moment the client neither answers that round
         (or an older one of the run) again nor forgets its cost. So no key and no noise is ever drawn twice for a round.
         The charge is made before the upload leaves and never given back, whatever the server says became of the round,
-        and over all runs: a server gains nothing from a new run id.
+        and over all runs: a server gains nothing from a new run id. Rows carry a checksum, so that what the disk has
+        changed is found when the file is opened.
 
     Args:
         path, new: as :class:`~secure_fu.protocol.durable.DurableFile`.
@@ -60,9 +63,14 @@ class ClientRecord:
             raise
 
     def _load(self) -> None:
-        rows = self._file.read("SELECT client, run_id, round_number, phase, charge FROM round")
+        rows = self._file.read("SELECT client, run_id, round_number, header_digest, phase, charge, checksum FROM round")
         try:
-            for client, run_id, number, phase, charge in rows:
+            for client, run_id, number, header_digest, phase, charge, checksum in rows:
+                if checksum != _checksum(client, run_id, number, header_digest, phase, charge):
+                    raise RecordError(
+                        f"{self._file.path} is damaged: a round of client {client!r} is not what was written; whoever "
+                        "it belongs to needs new keys"
+                    )
                 self._note(client, run_id, number, Phase(phase), GaussianSumEvent(**json.loads(charge)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RecordError(f"{self._file.path} cannot be used as a client's record: {error}") from error
@@ -118,11 +126,12 @@ class ClientRecord:
             )
         except BudgetExceededError as error:
             raise PolicyRefusal(f"the client's own ledger refuses: {error}") from error
+        row = (client, header.run_id, header.round_number, header_digest, phase.value, _text(charge))
         # In this order, so that whatever fails or interrupts, memory may be ahead of the file and never behind it.
         self._note(client, header.run_id, header.round_number, phase, charge)
         self._file.write(
-            "INSERT INTO round VALUES (?, ?, ?, ?, ?, ?)",
-            (client, header.run_id, header.round_number, header_digest, phase.value, _text(charge)),
+            "INSERT INTO round VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, _checksum(*row)),
         )
 
     def rounds(self, client: str) -> int:
@@ -141,6 +150,11 @@ class ClientRecord:
         key = (client, run_id)
         self._last[key] = max(number, self._last.get(key, -1))
         self._spending.add(branch=_ALL_RUNS, phase=phase, charges=_any_unit(charge), clients=(client,), rounds=1)
+
+
+def _checksum(client: str, run_id: bytes, number: int, header_digest: bytes, phase: str, charge: str) -> bytes:
+    parts = (client.encode(), run_id, str(number).encode(), header_digest, phase.encode(), charge.encode())
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
 
 
 def _text(charge: GaussianSumEvent) -> str:

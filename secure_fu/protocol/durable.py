@@ -17,11 +17,13 @@ _APPLICATION_ID = 0x53_46_55_52  # "SFUR"
 
 
 class DurableFile:
-    """Rows that are on disk when :meth:`write` returns (write-ahead log, `synchronous=FULL`).
+    """Rows that are on disk when :meth:`write` returns (rollback journal, `synchronous=EXTRA`).
+
+    Not a write-ahead log: SQLite takes a damaged frame of one for its end, and would silently go back to before it.
 
     One process at a time has the file; SQLite's exclusive lock ends with the process, however it ends. A file that is
     not such a record, of another kind or version, empty or damaged is refused and left as it is. It is made readable by
-    its owner only. After a kill its newest rows are in the file beside it whose name ends in `-wal`: the two are one.
+    its owner only. After a kill there may be a file beside it whose name ends in `-journal`: the two are one.
 
     Args:
         path: of the file; None keeps the rows in memory, for a party that never restarts.
@@ -60,20 +62,18 @@ class DurableFile:
         execute("PRAGMA locking_mode = EXCLUSIVE")
         if not new:
             self._recognise()  # before anything is written: somebody else's file stays as it is
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "fullfsync = ON"):
+        for pragma in ("journal_mode = DELETE", "synchronous = EXTRA", "fullfsync = ON"):
             execute(f"PRAGMA {pragma}")
-        execute("BEGIN IMMEDIATE")
-        if new:
-            for statement in (
-                *schema,
-                f"PRAGMA application_id = {_APPLICATION_ID}",
-                f"PRAGMA user_version = {self._kind}",
-            ):
-                execute(statement)
-        execute("COMMIT")
+        execute("BEGIN EXCLUSIVE")
         problems = [row[0] for row in execute("PRAGMA quick_check")]
         if problems != ["ok"]:
             raise RecordError(f"{self.path} is damaged: {problems[0]}; whoever it belongs to needs new keys")
+        for statement in schema if new else ():
+            execute(statement)
+        # Written anew each time: a file that may only be read is found now and not in the middle of a round.
+        execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        execute(f"PRAGMA user_version = {self._kind}")
+        execute("COMMIT")
 
     def _recognise(self) -> None:
         execute = self._connection.execute

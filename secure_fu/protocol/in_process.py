@@ -147,11 +147,10 @@ class InProcessSums:
             sizes.append(len(upload))
 
         for round_ in accepted:
-            try:
-                pending.append(round_.begin())
-            except PolicyRefusal as refusal:
-                _LOGGER.warning("the round goes on without a client: %s", refusal)
-                continue
+            upload = round_.begin()
+            if upload.failure is not None:
+                raise upload.failure
+            pending.append(upload)
             if len(pending) > self._ahead:
                 receive_oldest()
         while pending:

@@ -96,8 +96,10 @@ class TrainingTask:
             return self._update(model, terms)
         silo = self._silo
         sampled = sample_units(silo.records, terms.unit, terms.retained_rate, stream) & ~silo.forgotten
+        gradients = clipped_gradients(silo, model, silo.records.subset(sampled), terms)
+        # Only then: a history with models that gradients cannot be made of would fail later, for some records alone.
         silo.remember_sample(model, sampled)
-        return clipped_gradients(silo, model, silo.records.subset(sampled), terms)
+        return gradients
 
     def _update(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
         silo = self._silo

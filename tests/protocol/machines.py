@@ -146,6 +146,7 @@ class Ready:
     """An upload that is finished already."""
 
     upload: bytes
+    failure: Exception | None = None
 
     def finish(self) -> bytes:
         return self.upload

@@ -15,6 +15,7 @@ from killed_parties import MEMBER, RUN, bound_to
 from secure_fu.errors import RecordError
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import ClientRecord, MemberRecord, OpeningRecord
+from secure_fu.protocol.client_record import _checksum
 from secure_fu.protocol.durable import DurableFile
 
 Record = Callable[..., Any]
@@ -29,14 +30,14 @@ def test_what_is_written_is_synced_and_belongs_to_its_owner_alone(tmp_path: Path
         client = ClientRecord(tmp_path / "client.sqlite", new=True)
         client.fork(tmp_path / "fork.sqlite").close()
         files = sorted(path for path in tmp_path.iterdir())
-        assert {path.name for path in files} >= {"committee.sqlite", "committee.sqlite-wal", "fork.sqlite"}
+        assert {path.name for path in files} >= {"committee.sqlite", "client.sqlite", "fork.sqlite"}
         assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     finally:
         os.umask(umask)
     asked = {
         name: record._file.read(f"PRAGMA {name}")[0][0] for name in ("synchronous", "journal_mode", "locking_mode")
     }
-    assert asked == {"synchronous": 2, "journal_mode": "wal", "locking_mode": "exclusive"}
+    assert asked == {"synchronous": 3, "journal_mode": "delete", "locking_mode": "exclusive"}
     record.close()
     client.close()
 
@@ -207,7 +208,8 @@ def test_a_file_that_cannot_be_written_is_refused(
 def test_rows_that_make_no_sense_are_refused(tmp_path: Path, row: tuple[object, ...]) -> None:
     path = tmp_path / "client.sqlite"
     record = ClientRecord(path, new=True)
-    record._file.write("INSERT INTO round VALUES (?, ?, ?, ?, ?, ?)", row)  # type: ignore[arg-type]
+    checksum = _checksum(*row)  # type: ignore[arg-type]
+    record._file.write("INSERT INTO round VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, checksum))  # type: ignore[arg-type]
     record.close()
     with pytest.raises(RecordError, match=r"client\.sqlite cannot be used as a client's record"):
         ClientRecord(path)

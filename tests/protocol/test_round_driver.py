@@ -324,8 +324,8 @@ def test_a_request_belongs_to_one_phase(build):
 
 def test_all_refuse_and_the_round_is_aborted(build):
     machines = build()
-    for task in machines.tasks.values():
-        task.contribution_given = PolicyRefusal("not today")
+    for name in machines.names:
+        machines.clients[name] = machines.client(name, policy=replace(machines.policy, noise_multiplier=99.0))
     with pytest.raises(RoundAborted, match="0 uploads"):
         machines.sums().secure_sum(machines.request())
     assert statuses(machines) == ["void"] * 3

@@ -331,6 +331,7 @@ class _WatchedRound:
 
     def begin(self):
         self._pending = self._accepted.begin()
+        self.failure = self._pending.failure
         return self
 
     def finish(self):

@@ -261,6 +261,16 @@ def test_the_history_holds_the_model_and_the_secret_sample_of_each_training_roun
         assert np.array_equal(entry.sampled, samples[number])
 
 
+@pytest.mark.parametrize("length", [1, len(vector()) - 1, len(vector()) + 1])
+def test_a_model_of_another_length_leaves_no_trace_in_the_history(length):
+    """It would fail later, in the unlearning, for the records alone that were in that sample."""
+    own = silo()
+    TrainingTask(own).contribution(vector(), terms(), Words())
+    with pytest.raises(ArgumentError):
+        TrainingTask(own).contribution(np.zeros(length, dtype=np.float32), terms(number=1), Words())
+    assert [len(entry.model) for entry in own.history] == [len(vector())]
+
+
 def test_an_unlearning_branch_reads_a_copy_of_the_history_and_adds_nothing():
     own = silo()
     TrainingTask(own).contribution(vector(), terms(), Words())
