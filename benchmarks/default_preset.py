@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import arguments, report
 
-from secure_fu.config import load_preset, with_overrides
+from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.privacy import mean_interval, paired_gap_interval
 from secure_fu.simulation import Simulation
 

@@ -12,7 +12,8 @@ from argparse import Namespace
 
 from harness import arguments, report, timed
 
-from secure_fu.config import SimulationConfig, load_preset, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.federation import Federation
 from secure_fu.learning import FlatModel
 from secure_fu.protocol import InProcessSums

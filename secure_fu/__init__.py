@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secure_fu.audit import MembershipAudit, membership_audit
+    from secure_fu.crypto import CommitteeTerms
     from secure_fu.deletion import DeletionRequest
     from secure_fu.errors import SecureFUError
     from secure_fu.federation import Federation, Unlearned
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub, UnlearningMethod
 
 __all__ = [
+    "CommitteeTerms",
     "Correction",
     "DeletionRequest",
     "Federation",
@@ -47,6 +49,7 @@ __all__ = [
 # Names are looked up when they are first used: who needs crypto or privacy alone does not pay for torch.
 _HOMES = {
     "audit": ("MembershipAudit", "membership_audit"),
+    "crypto": ("CommitteeTerms",),
     "deletion": ("DeletionRequest",),
     "errors": ("SecureFUError",),
     "federation": ("Federation", "Unlearned"),

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from secure_fu.config import SimulationConfig, load_config, load_preset, preset_names, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import load_config, load_preset, preset_names, with_overrides
 from secure_fu.errors import (
     ArgumentError,
     CapacityError,

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
 from secure_fu.deletion import DeletionRequest
-from secure_fu.errors import ArgumentError, ProtocolError
+from secure_fu.errors import ArgumentError, DataError, ProtocolError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
@@ -86,6 +87,7 @@ class Federation:
 
     Raises:
         ArgumentError: an argument is out of its domain; names it.
+        DataError: a client's records do not fit the module; names the client.
     """
 
     def __init__(
@@ -122,6 +124,8 @@ class Federation:
             raise ArgumentError(
                 "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
             )
+        for name, records in clients.items():
+            _check_fits(module, name, records)
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._silos = {
@@ -365,3 +369,29 @@ class Federation:
 
     def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
         return tuple(name for name in names if self._joins.get(name, 0) <= round_number)
+
+
+def _check_fits(module: nn.Module, client: str, records: Records) -> None:
+    """Refuse, before anything travels, data that the module cannot take: inside a round it would count as zero.
+
+    Raises:
+        DataError: names the client, and shapes or numbers of classes.
+    """
+    if len(records) == 0:
+        return
+    parameter = next(module.parameters())
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            logits = module(records.features[:1].to(parameter.dtype))
+    except RuntimeError as error:  # torch's own: it names shapes and dtypes, no values
+        raise DataError(f"records of client {client!r} have features of shape {records.shape}; {error}") from None
+    finally:
+        module.train(was_training)
+    largest = int(records.labels.max())
+    if logits.ndim != 2 or largest >= logits.shape[1]:
+        raise DataError(
+            f"records of client {client!r} have labels up to {largest}; the module gives outputs of shape "
+            f"{tuple(logits.shape)} for one record"
+        )

@@ -93,6 +93,8 @@ class Parties:
         if plan.grid is GridKind.ROTATED and scheme_name != KAHE:
             raise ArgumentError("plan.grid", plan.grid.value, f"{GridKind.FINE.value!r}, with scheme {scheme_name}")
         self._scheme = None if scheme_name == KAHE else scheme(scheme_name)
+        if not isinstance(terms, CommitteeTerms):
+            raise ArgumentError("committee", terms, "a CommitteeTerms")
         self._terms = terms if self._scheme is None else _KEY_HOLDER_ALONE
         committee = _committee(self._terms) if self._scheme is None else (_KEY_HOLDER,)
         taken = sorted({_SERVER, *committee} & set(clients))

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from secure_fu.config import SimulationConfig, to_toml
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import to_toml
 from secure_fu.crypto import CommitteeTerms, InsecureDeterministicRandomness
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation

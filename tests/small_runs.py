@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from secure_fu.config import SimulationConfig, load_preset, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import load_preset, with_overrides
 
 METHODS = ("rollback", "scrub", "correction", "finetune", "scratch")
 ROUNDS = {"original": 4, "retrained": 4, "rollback": 2, "scrub": 3, "correction": 2, "finetune": 1, "scratch": 2}

@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 # identities are made or checked.
 COMPOSITION = {
     "config",
+    "config_file",
     "scenario",
     "planning",
     "parties",

@@ -24,7 +24,8 @@ import pytest
 
 import secure_fu.cli
 from secure_fu.cli import main
-from secure_fu.config import SimulationConfig, load_preset, preset_names
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import load_preset, preset_names
 from secure_fu.crypto import Roster
 from secure_fu.errors import BudgetExceededError, CapacityError, DataError, RoundAborted, SecureFUError
 from secure_fu.privacy import PrivacyLedger
@@ -96,7 +97,7 @@ def test_help_of_simulate_names_every_preset_and_what_is_insecure(call: Callable
 
 
 def test_the_example_in_the_help_works() -> None:
-    from secure_fu.config import with_overrides
+    from secure_fu.config_file import with_overrides
 
     source = Path(secure_fu.cli.__file__).read_text(encoding="utf-8")
     (example,) = re.findall(r"Change one setting, as ([^;]+);", source)
@@ -119,7 +120,8 @@ def test_the_command_line_loads_nothing_heavy_until_it_has_to() -> None:
     assert found.stdout.strip() == "[]"
     tree = ast.parse(Path(secure_fu.cli.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.module}
-    assert {name for name in imported if name.startswith("secure_fu")} == {"secure_fu.config", "secure_fu.errors"}
+    own = {name for name in imported if name.startswith("secure_fu")}
+    assert own == {"secure_fu.config", "secure_fu.config_file", "secure_fu.errors"}
 
 
 # Bad input

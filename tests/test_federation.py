@@ -18,6 +18,7 @@ from secure_fu.errors import (
     ArgumentError,
     BudgetExceededError,
     CohortTooSmall,
+    DataError,
     OpeningError,
     ProtocolError,
     RoundAborted,
@@ -399,6 +400,19 @@ def test_arguments_out_of_their_domain_are_refused_by_name(tmp_path):
         assert list(directory.iterdir()) == []
     with pytest.raises(SecureFUError, match="nobody home"):
         federation(clients={**silos(), "nobody home": silos()["silo-0"]}, directory=tmp_path)
+
+
+def test_records_that_the_module_cannot_take_are_refused_before_anything_travels(tmp_path):
+    """Inside a round such a client would send noise alone, and nobody would know."""
+    own = silos()
+    wide = Records(own["silo-1"].features.repeat(1, 2), own["silo-1"].labels, own["silo-1"].groups)
+    strange = Records(own["silo-2"].features, own["silo-2"].labels + 3, own["silo-2"].groups)
+    for name, records in (("silo-1", wide), ("silo-2", strange)):
+        with pytest.raises(DataError, match=f"records of client '{name}'"):
+            federation(clients={**silos(), name: records}, directory=tmp_path)
+    with pytest.raises(ArgumentError, match=r"committee is .*; expected a CommitteeTerms"):
+        federation(committee=(5, 3, 4, 1), scheme_name="kahe", directory=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):

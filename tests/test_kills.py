@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from secure_fu.config import load_preset, with_overrides
+from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.crypto import CommitteeTerms, Identity, OsRandomness, Role, Roster
 from secure_fu.errors import PolicyRefusal, ProtocolError, SecureFUError
 from secure_fu.learning import FlatModel, PerRecordGradients

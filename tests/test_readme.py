@@ -21,7 +21,8 @@ import torch
 import secure_fu.federation
 from secure_fu import DeletionRequest, Federation, Records, SecureFUError, errors, make_plan
 from secure_fu.cli import app
-from secure_fu.config import SimulationConfig, from_dict, load_preset, preset_names, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import from_dict, load_preset, preset_names, with_overrides
 from secure_fu.crypto import Fixed, Nested, Party, Roster
 from secure_fu.crypto import wire as wire_module
 from secure_fu.simulation import Simulation

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from secure_fu.config import SimulationConfig, load_preset, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation
 from secure_fu.report import SCHEMA, validate_result

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from secure_fu.config import SimulationConfig, from_dict, load_preset, with_overrides
+from secure_fu.config import SimulationConfig
+from secure_fu.config_file import from_dict, load_preset, with_overrides
 from secure_fu.errors import ConfigError, DataError
 from secure_fu.learning import FlatModel, Records, digits
 from secure_fu.privacy import Unit

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import FULL, METHODS, ROUNDS, Recorder, configured, links, read_json
 
-from secure_fu.config import load_config
+from secure_fu.config_file import load_config
 from secure_fu.crypto import Roster
 from secure_fu.errors import (
     SecureFUError,

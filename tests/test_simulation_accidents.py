@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from small_runs import Recorder, leftovers, links, read_json, small
 
-from secure_fu.config import with_overrides
+from secure_fu.config_file import with_overrides
 from secure_fu.errors import (
     BudgetExceededError,
     CohortTooSmall,

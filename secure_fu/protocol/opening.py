@@ -102,20 +102,20 @@ class CommitteeOpening:
     def open(self) -> ReleasedSum:
         """See :class:`Opening`."""
         number = self._server.close()
-        votes: list[bytes] = []
+        votes: dict[str, bytes] = {}
         with self._record.together():
             for member in self._members:
                 if self._vanishes(number, member.name):
                     continue
                 try:
-                    votes.append(member.vote(self._server.ballot(member.name)))
+                    votes[member.name] = member.vote(self._server.ballot(member.name))
                 except (ProtocolError, CryptoError) as refusal:
                     _LOGGER.warning("the round goes on without member %s: %s", member.name, refusal)
-        for vote in votes:
+        for vote in votes.values():
             self._receive(self._server.receive_vote, vote)
         quorum = self._server.quorum()
         for member in self._members:
-            if self._vanishes(number, member.name):
+            if member.name not in votes or self._vanishes(number, member.name):
                 continue
             try:
                 answer = member.answer(quorum)
