@@ -257,6 +257,8 @@ def _files_of_run(folder: Path, roster: Path | None, policy: Path | None) -> _Tr
     there = {name for name, file in own.items() if file.is_file()}
     needed = {"transcript.jsonl"} | ({"roster.bin"} if roster is None else set())
     if not needed <= there:
+        if {"config.toml", "roster.bin"} <= {file.name for file in folder.iterdir()}:
+            raise RunDirectoryError(f"PATH is {str(folder)!r}, a run that ended before its first release")
         missing = " and no ".join(sorted(needed - there, reverse=True))
         raise RunDirectoryError(f"PATH is {str(folder)!r}, which holds no {missing}; expected the folder of a run")
     from_run = ("roster",) if roster is None else ()
