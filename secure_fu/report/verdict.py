@@ -169,6 +169,12 @@ def _resolution(first: Interval, second: Interval) -> float:
     return math.hypot((first.high - first.low) / 2, (second.high - second.low) / 2)
 
 
+def _measure(result: Result) -> str:
+    """What this run judges forgetting by."""
+    original = result.row("original")
+    return "the backdoor" if original is not None and original.backdoor_success is not None else "a membership attack"
+
+
 def headline(result: Result) -> str:
     """The whole run in one or two sentences: which methods made the model forget, and at what price."""
     judged = verdicts(result)
@@ -185,8 +191,8 @@ def headline(result: Result) -> str:
     sentences = []
     if groups["good"]:
         sentences.append(
-            f"Yes, with {join_words(groups['good'])}: as far as this run can measure, the data are gone as after "
-            "retraining, and the model is as useful."
+            f"Yes, with {join_words(groups['good'])}, as far as {_measure(result)} can tell: the data are gone as after "
+            "retraining, and the model is as useful. Other figures may still tell it from a retrained one."
         )
     elif groups["useless"] or groups["no"]:
         sentences.append("No method both forgot and kept the model useful.")

@@ -32,7 +32,7 @@ def test_the_example() -> None:
         "finetune": (Answer.NO, Answer.YES),
     }
     words = headline(read_result(result))
-    assert words.startswith("Yes, with rollback and scrub: ")
+    assert words.startswith("Yes, with rollback and scrub, as far as the backdoor can tell: ")
     assert "With scratch it forgot, but lost too much accuracy." in words
     assert "Not with correction or finetune." in words
 
