@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from secure_fu.crypto import CommitteeTerms, EncryptionPool, Identity, Randomness, Role, Roster, scheme
+from secure_fu.crypto import CommitteeTerms, EncryptionPool, Identity, KeyHolderScheme, Randomness, Role, Roster, scheme
 from secure_fu.errors import ArgumentError
 from secure_fu.planning import Plan
 from secure_fu.privacy import PrivacyLedger
@@ -51,6 +52,14 @@ Accident = Callable[[int, str], bool]
 
 def _never(_round: int, _name: str) -> bool:
     return False
+
+
+@dataclass(frozen=True)
+class _KeyHolding:
+    """What a key-holder opens with, where there is no committee."""
+
+    scheme: KeyHolderScheme
+    record: OpeningRecord
 
 
 class Parties:
@@ -132,9 +141,10 @@ class Parties:
         self.ledger = PrivacyLedger.create(directory / "ledger.sqlite", budget=plan.budget)
         (directory / "roster.bin").write_bytes(self.roster.encode())
         write_policy(self.policy, directory / "policy.toml")
-        self._member_record = MemberRecord(directory / "committee.sqlite", new=True) if self._scheme is None else None
-        self._opening_record = (
-            None if self._scheme is None else OpeningRecord(directory / "key_holder.sqlite", new=True)
+        self._opened_by = (
+            MemberRecord(directory / "committee.sqlite", new=True)
+            if self._scheme is None
+            else _KeyHolding(self._scheme, OpeningRecord(directory / "key_holder.sqlite", new=True))
         )
         (directory / "clients").mkdir(exist_ok=True)
         self._client_records: dict[str, ClientRecord] = {}
@@ -150,9 +160,12 @@ class Parties:
         if self._pool is not None:
             self._pool.close()
         self.ledger.close()
-        for record in (self._member_record, self._opening_record, *self._client_records.values()):
-            if record is not None:
-                record.close()
+        opened_by = self._opened_by
+        for record in (
+            opened_by if isinstance(opened_by, MemberRecord) else opened_by.record,
+            *self._client_records.values(),
+        ):
+            record.close()
 
     def transcript(self, branch: str, start: bytes = bytes(32)) -> Transcript:
         """The transcript of one branch, which goes on from the link that `start` is the hash of."""
@@ -225,27 +238,26 @@ class Parties:
         )
 
     def _opening(self, run: Run) -> CommitteeOpening | KeyHolderOpening:
-        if self._member_record is not None:
+        opened_by = self._opened_by
+        if isinstance(opened_by, MemberRecord):
             members = [
-                Member(self._identities[name], roster=self.roster, policy=self.policy, record=self._member_record)
+                Member(self._identities[name], roster=self.roster, policy=self.policy, record=opened_by)
                 for name in self.policy.committee
             ]
             return CommitteeOpening(
                 CommitteeServer(self._identities[_SERVER], run),
                 members,
-                self._member_record,
+                opened_by,
                 vanishes=self._member_vanishes,
             )
-        if self._scheme is None or self._opening_record is None:
-            raise ArgumentError("scheme_name", None, "a scheme with a key-holder")
         key_holder = KeyHolder(
             self._identities[_KEY_HOLDER],
             roster=self.roster,
             policy=self.policy,
-            scheme=self._scheme,
-            record=self._opening_record,
+            scheme=opened_by.scheme,
+            record=opened_by.record,
         )
-        return KeyHolderOpening(KeyHolderServer(self._identities[_SERVER], run, scheme=self._scheme), key_holder)
+        return KeyHolderOpening(KeyHolderServer(self._identities[_SERVER], run, scheme=opened_by.scheme), key_holder)
 
 
 def _committee(terms: CommitteeTerms) -> tuple[str, ...]:

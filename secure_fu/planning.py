@@ -171,8 +171,10 @@ def make_plan(
         order = order_for_events(planned, delta=delta)
         (event,) = planned
         divergence = budgeted * float(rdp(event)[ORDERS.index(order)])
-        fine = budgeted * discretisation_divergence(event) <= divergence_limit(epsilon=epsilon, delta=delta)
-        return fine and divergence <= renyi_limit(epsilon=epsilon, delta=delta, order=order)
+        discrete = budgeted * discretisation_divergence(event)
+        if discrete > divergence_limit(epsilon=epsilon, delta=delta):
+            return False
+        return divergence <= renyi_limit(epsilon=epsilon, delta=delta, order=order)
 
     given = noise_multiplier
     if given is None or not passes(given):
