@@ -55,6 +55,8 @@ def test_an_interrupt_leaves_a_consistent_directory(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell's background job, as these tests may be part of, ignores interrupts and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             deadline = time.monotonic() + 90.0
