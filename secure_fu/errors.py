@@ -7,15 +7,20 @@ value and what would be right; they never hold data of a client, noise or key ma
 from __future__ import annotations
 
 __all__ = [
+    "AlreadyForgotten",
     "ArgumentError",
     "BudgetExceededError",
     "CapacityError",
+    "CheckpointError",
     "CiphertextError",
     "CohortTooSmall",
     "ConfigError",
     "CryptoError",
     "DataError",
+    "GuaranteeError",
+    "HistoryError",
     "LedgerError",
+    "MethodRefused",
     "NonFiniteError",
     "OpeningError",
     "PolicyRefusal",
@@ -33,6 +38,7 @@ __all__ = [
     "SignatureError",
     "TranscriptError",
     "UnattainableEpsilonError",
+    "UnlearningError",
     "WireError",
 ]
 
@@ -154,6 +160,30 @@ class RoundAborted(ProtocolError):
 
 class CohortTooSmall(RoundAborted):
     """Fewer clients than the minimum cohort uploaded; nothing was opened and nothing is charged."""
+
+
+class UnlearningError(SecureFUError):
+    """A deletion that cannot be done as asked; nothing was released for it."""
+
+
+class MethodRefused(UnlearningError):
+    """A method cannot serve this deletion; the message says what it would need, or which methods can."""
+
+
+class GuaranteeError(UnlearningError):
+    """A guarantee that was asked for cannot be given, or was not reached; no model is published."""
+
+
+class AlreadyForgotten(UnlearningError):
+    """The request has been executed before."""
+
+
+class CheckpointError(UnlearningError):
+    """A checkpoint is missing, corrupt, or of another model."""
+
+
+class HistoryError(UnlearningError):
+    """A client's own history is missing, corrupt, or does not fit the model."""
 
 
 class RunDirectoryError(SecureFUError):
