@@ -112,6 +112,9 @@ class TrainingConfig:
         unit: `record`, `group` or `client`.
         nominal_units: public number of units that the federation is designed for, which sums are divided by; 0 takes
             the number that the data set has, itself taken as public.
+        weight_decay: lambda of the L2 term lambda / 2 |w|^2; above 0 for certified `newton`.
+        checkpoint_every: the public grid, in rounds, of the states of training that the server keeps for `rollback`.
+        checkpoint_limit: most states that it keeps; one more, and the grid's spacing doubles.
         local_epochs, local_batch_size, local_learning_rate: for the client unit.
     """
 
@@ -122,6 +125,9 @@ class TrainingConfig:
     clip_norm: float = 1.0
     sampling_rate: float = 0.25
     nominal_units: int = 0
+    weight_decay: float = 0.0
+    checkpoint_every: int = 10
+    checkpoint_limit: int = 32
     local_epochs: int = 1
     local_batch_size: int = 20
     local_learning_rate: float = 0.1
@@ -138,6 +144,9 @@ class TrainingConfig:
         if self.unit == "client" and self.sampling_rate != 1.0:
             raise ConfigError("training.sampling_rate", self.sampling_rate, "1.0 for the client unit")
         _at_least("training.nominal_units", self.nominal_units, 0)
+        _at_least("training.weight_decay", self.weight_decay, 0.0)
+        _at_least("training.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("training.checkpoint_limit", self.checkpoint_limit, 2)
         _at_least("training.local_epochs", self.local_epochs, 1)
         _at_least("training.local_batch_size", self.local_batch_size, 1)
         _positive("training.local_learning_rate", self.local_learning_rate)
@@ -150,6 +159,7 @@ class PrivacyConfig:
     Attributes:
         epsilon, delta: the budget.
         noise_multiplier: 0 takes the smallest that keeps training and the longest branch within the budget.
+        least_noise_multiplier: what clients accept as the least noise of a round; 0 for that of training.
         deletion_reserve: fraction of the Renyi budget that training leaves untouched, so that a deletion is never
             blocked.
     """
@@ -157,13 +167,15 @@ class PrivacyConfig:
     epsilon: float = 8.0
     delta: float = 1e-5
     noise_multiplier: float = 0.0
+    least_noise_multiplier: float = 0.0
     deletion_reserve: float = 0.5
 
     def __post_init__(self) -> None:
         _positive("privacy.epsilon", self.epsilon)
         if not 0.0 < self.delta < 1.0:
             raise ConfigError("privacy.delta", self.delta, "a number between 0 and 1, both excluded")
-        _at_least("privacy.noise_multiplier", self.noise_multiplier, 0.0)
+        for key in ("noise_multiplier", "least_noise_multiplier"):
+            _at_least(f"privacy.{key}", getattr(self, key), 0.0)
         if not 0.0 <= self.deletion_reserve < 1.0:
             raise ConfigError("privacy.deletion_reserve", self.deletion_reserve, "a number in [0, 1)")
 
@@ -237,10 +249,13 @@ class DeletionConfig:
     """What is to be forgotten.
 
     Attributes:
-        scope: `client` (it leaves), `group` (persons, by the group column) or `records`.
-        client: name of the client concerned; empty for the last one, or, for groups, wherever they are.
+        scope: `client` (it leaves), `group` (persons, by the group column), `records` or `class`.
+        client: name of the client concerned; empty for the last one, or, for groups, classes and a fraction of the
+            records, wherever they are.
         groups: values of the group column, for scope `group`.
         count: how many of the client's records, chosen by the seed, for scope `records`.
+        fraction: of the client's records, or of every client's, in place of `count`.
+        label: of the class, for scope `class`.
         joined_at: the client joins after this many rounds.
         backdoor: whether all records to be forgotten carry a trigger, so that their influence is visible.
         backdoor_label: class that the trigger stands for.
@@ -250,18 +265,25 @@ class DeletionConfig:
     client: str = ""
     groups: tuple[str, ...] = ()
     count: int = 0
+    fraction: float = 0.0
+    label: int = 0
     joined_at: int = 0
     backdoor: bool = False
     backdoor_label: int = 0
 
     def __post_init__(self) -> None:
-        one_of("deletion.scope", self.scope, ("client", "group", "records"))
+        one_of("deletion.scope", self.scope, ("client", "group", "records", "class"))
+        _at_least("deletion.label", self.label, 0)
+        if not 0.0 <= self.fraction < 1.0:
+            raise ConfigError("deletion.fraction", self.fraction, "a number in [0, 1)")
         _at_least("deletion.joined_at", self.joined_at, 0)
         _at_least("deletion.backdoor_label", self.backdoor_label, 0)
         if self.scope == "group" and not self.groups:
             raise ConfigError("deletion.groups", list(self.groups), "at least one value of the group column")
-        if self.scope == "records" and self.count < 1:
-            raise ConfigError("deletion.count", self.count, "at least 1 for scope records")
+        if self.scope == "records" and self.count < 1 and not self.fraction:
+            raise ConfigError("deletion.count", self.count, "at least 1 for scope records, or deletion.fraction")
+        if self.count and self.fraction:
+            raise ConfigError("deletion.fraction", self.fraction, f"0 beside deletion.count = {self.count}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,67 +5,35 @@ This is the library's front door: bring a module and each client's records, trai
 
 from __future__ import annotations
 
-import math
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from secure_fu.branches import Branches, Marks, Request, Unlearned, present_training
+from secure_fu.costs import Cost
 from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
-from secure_fu.deletion import DeletionRequest
-from secure_fu.errors import ArgumentError, DataError, ProtocolError
+from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.main_line import ORIGINAL, Executed, MainLine
 from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
-from secure_fu.privacy import EpsilonEntry, GaussianSumEvent, LedgerEvent, Subject, Unit, renyi_epsilon
-from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic, Transcript
-from secure_fu.training import (
-    TRAIN,
-    OnRound,
-    Silo,
-    StackedUpdates,
-    TrainingState,
-    no_observer,
-    train,
-    training_task,
-)
-from secure_fu.unlearning import METHODS, Deletion, Guarantee, UnlearningMethod
+from secure_fu.privacy import EpsilonEntry, Unit
+from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic
+from secure_fu.training import TRAIN, CheckpointStore, OnRound, Silo, StackedUpdates, TrainingState, no_observer, train
+from secure_fu.unlearning import METHODS, Deletion, Requirement, UnlearningMethod
 
-__all__ = ["Federation", "Unlearned"]
-
-ORIGINAL = "original"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Unlearned:
-    """What one unlearning run ended in.
-
-    Attributes:
-        method: its name.
-        state: the state with the model that has forgotten.
-        guarantee: about forgetting.
-        epsilon: what forgotten and retained units have paid, by phase.
-        traffic: of each round.
-        seconds: wall-clock time of the run.
-    """
-
-    method: str
-    state: TrainingState
-    guarantee: Guarantee
-    epsilon: tuple[EpsilonEntry, ...]
-    traffic: tuple[RoundTraffic, ...]
-    seconds: float
+__all__ = ["ORIGINAL", "Federation", "Unlearned"]
 
 
 class Federation:
     """Clients, a server and a committee; one model; one privacy ledger.
+
+    Training and executed deletions follow one another on the main line; :meth:`unlearn` tries a method in a branch of
+    its own and leaves the main line as it is.
 
     Args:
         module: the model; its present parameters are the public starting point.
@@ -77,10 +45,11 @@ class Federation:
         joins: rounds done before a client joins, for those that join late.
         vanishes: whether an invited client fails to answer, by (round number, client name): a simulated accident.
         member_vanishes: the same for the committee's members, asked before they vote and before they answer.
-        directory: where ledger, transcript, roster, policy and the parties' records are kept; None keeps them in a
-            temporary one until closed.
-        keep_history: whether clients keep what the method `correction` needs.
-        own_methods: methods of your own that :meth:`unlearn` may be asked to run; those of the package always may.
+        directory: where ledger, transcript, roster, policy, checkpoints and the parties' records are kept; None keeps
+            them in a temporary one until closed.
+        keep_history: whether clients keep what the methods `correction` and `eraser` need.
+        methods: those that are declared before training with other settings than their own, and methods of your own.
+            Those of the package are declared as they are. Certificates of re-runs stand on it.
         encryption_processes: for schemes with a key-holder, worker processes that encrypt while this one computes; 0
             encrypts here. Worth it from some ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
@@ -103,7 +72,7 @@ class Federation:
         member_vanishes: Callable[[int, str], bool] = lambda _round, _member: False,
         directory: Path | None = None,
         keep_history: bool = True,
-        own_methods: Iterable[UnlearningMethod] = (),
+        methods: Iterable[UnlearningMethod] = (),
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
     ) -> None:
@@ -112,6 +81,7 @@ class Federation:
         self.budget = plan.budget
         self.model = FlatModel(module)
         self.scheme_name = scheme_name
+        self._methods = frozenset({*(kind() for kind in METHODS.values()), *methods})
         self._joins = dict(joins or {})
         for name in self._joins:
             if name not in clients:
@@ -128,24 +98,22 @@ class Federation:
             _check_fits(module, name, records)
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
+        self._records = dict(sorted(clients.items()))
         self._silos = {
             name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history, stacked=stacked)
-            for name, records in sorted(clients.items())
+            for name, records in self._records.items()
         }
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
-        self._directory = directory
         try:
             self._parties = Parties(
                 self._silos,
                 plan=plan,
                 scheme_name=scheme_name,
                 terms=committee,
-                purposes=frozenset(
-                    {TRAIN, *(f"unlearn/{name}" for name in METHODS), *(method.purpose for method in own_methods)}
-                ),
+                purposes=frozenset({TRAIN, *(method.purpose for method in self._methods)}),
                 directory=directory,
                 cohort=self._cohort,
                 vanishes=vanishes,
@@ -153,15 +121,29 @@ class Federation:
                 encryption_processes=encryption_processes,
                 randomness=OsRandomness() if randomness is None else randomness,
             )
+            checkpoints = CheckpointStore(
+                directory / "checkpoints",
+                start=ReleasedModel.public(self.model.vector()),
+                every=plan.checkpoint_every,
+                limit=plan.checkpoint_limit,
+            )
         except BaseException:
             self._remove_scratch()
             raise
         self.ledger = self._parties.ledger
         self.policy = self._parties.policy
         self.roster = self._parties.roster
-        self._training_sums: InProcessSums | None = None
-        self._training_transcript: Transcript | None = None
-        self.states: list[TrainingState] = [TrainingState.initial(ReleasedModel.public(self.model.vector()))]
+        self._line = MainLine(ledger=self.ledger, checkpoints=checkpoints, delta=self.budget.delta)
+        self._branches = Branches(
+            parties=self._parties,
+            line=self._line,
+            plan=plan,
+            model=self.model,
+            records=self._records,
+            silos=self._silos,
+            methods=self._methods,
+            cohort=self._cohort,
+        )
 
     def close(self) -> None:
         """Close ledger and records, end worker processes."""
@@ -185,8 +167,18 @@ class Federation:
 
     @property
     def state(self) -> TrainingState:
-        """The newest state of training."""
-        return self.states[-1]
+        """The newest state of the main line."""
+        return self._line.state
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """States of training that the server keeps, on the plan's public grid."""
+        return self._line.checkpoints
+
+    @property
+    def executed(self) -> tuple[Executed, ...]:
+        """The deletions that were executed, each with its guarantee as it stands."""
+        return self._line.executed
 
     def module_of(self, state: TrainingState) -> nn.Module:
         """A module of your own with a state's released parameters."""
@@ -196,8 +188,8 @@ class Federation:
 
     @property
     def training_traffic(self) -> tuple[RoundTraffic, ...]:
-        """What travelled in each training round so far."""
-        return () if self._training_sums is None else tuple(self._training_sums.traffic)
+        """What travelled in each round of the main line's present branch so far."""
+        return tuple(self._line.begun.sums.traffic) if self._line.has_begun else ()
 
     @property
     def parameter_set(self) -> str:
@@ -205,164 +197,116 @@ class Federation:
         traffic = self.training_traffic
         return traffic[-1].parameter_set if traffic else "chosen by the first round"
 
-    def train(self, on_round: OnRound = no_observer) -> TrainingState:
-        """Run the recipe's training rounds, or those that are left of them.
+    def train(self, on_round: OnRound = no_observer, *, rounds: int | None = None) -> TrainingState:
+        """Run the recipe's training rounds, or those that are left of them, without what has been forgotten.
+
+        Args:
+            on_round: called with the state after each round.
+            rounds: how many at most; None for all that are left.
 
         Raises:
+            ArgumentError: a negative number of rounds.
             BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
         """
+        if rounds is not None and rounds < 0:
+            raise ArgumentError("rounds", rounds, "at least 0, or None")
         sums = self.training_sums()
 
         def observe(state: TrainingState) -> None:
-            self.states.append(state)
+            self._line.advance(state)
             on_round(state)
 
-        left = self.recipe.rounds - self.state.rounds
-        return train(sums, self.recipe, self.state, left, on_round=observe)
+        left = max(0, self.recipe.rounds - self.state.rounds)
+        return train(
+            sums,
+            self.recipe,
+            self.state,
+            left if rounds is None else min(left, rounds),
+            forgotten_rate=0.0 if self.executed else None,
+            on_round=observe,
+        )
 
     def training_sums(self) -> InProcessSums:
-        """The secure sums of the original branch: for algorithms of your own, and for measuring rounds."""
-        if self._training_sums is None:
-            self._training_transcript = self._parties.transcript(ORIGINAL)
-            tasks = {name: {TRAIN: training_task(silo)} for name, silo in self._silos.items()}
-            self._training_sums = self._parties.sums(
-                ORIGINAL, parent=None, tasks=tasks, transcript=self._training_transcript, first_round=0
-            )
-        return self._training_sums
+        """The secure sums of the main line: for algorithms of your own, and for measuring rounds."""
+        if not self._line.has_begun:
+            transcript = self._parties.transcript(ORIGINAL)
+            tasks = {name: present_training(self._silos, name) for name in self._silos}
+            sums = self._parties.sums(ORIGINAL, parent=None, tasks=tasks, transcript=transcript, first_round=0)
+            self._line.begin(sums, transcript)
+        return self._line.begun.sums
 
     def unlearn(
         self,
-        request: DeletionRequest,
+        request: Request,
         method: UnlearningMethod,
         *,
+        adaptive: bool = False,
+        require: Requirement | None = None,
         on_round: OnRound = no_observer,
     ) -> Unlearned:
-        """Forget what a request names, in a branch of its own: the original stays as it is.
+        """Try out how a method forgets what a request names, in a branch of its own: the main line stays as it is.
 
         Each call is a counterfactual; publishing the outcome of several adds up what they cost.
 
         Args:
             request: identified by every client on its own records.
             method: how to forget.
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in.
+            require: the least that has to be guaranteed.
             on_round: called with the state after each round.
 
         Raises:
-            ArgumentError: the request names an unknown client or record, or covers nothing.
-            ProtocolError: training is not finished.
+            ArgumentError: the request names an unknown client or record, covers nothing or a part of a unit.
+            AlreadyForgotten: all that it names has been forgotten.
+            MethodRefused: the method cannot serve it.
+            GuaranteeError: it does not guarantee what is required, or did not reach it.
+            CheckpointError: the checkpoint that it needs is missing or corrupt.
+            ProtocolError: no training round is done.
             BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
         """
-        deletion = self.deletion(request)
-        if self._training_sums is None or self._training_transcript is None:
-            raise ProtocolError("no training round is done; train first")
-        marks = self._identify(request)
-        silos = {name: silo.forgetting(marks[name]) for name, silo in self._silos.items()}
-        branch = self._branch_name(method)
-        sums = self._parties.sums(
-            branch,
-            parent=ORIGINAL,
-            tasks={name: method.client_tasks(silo) for name, silo in silos.items()},
-            transcript=self._parties.transcript(branch, self._training_transcript.head),
-            first_round=self._training_sums.next_round,
-        )
-        started = time.perf_counter()
-        state = method.run(sums, deletion, on_round)
-        return Unlearned(
-            method=method.name,
-            state=state,
-            guarantee=method.guarantee(deletion),
-            epsilon=self.epsilon(branch, marks),
-            traffic=tuple(sums.traffic),
-            seconds=time.perf_counter() - started,
-        )
+        return self._branches.run(request, method, adaptive=adaptive, require=require, execute=False, on_round=on_round)
 
-    def epsilon(self, branch: str, marks: Mapping[str, NDArray[np.bool_]]) -> tuple[EpsilonEntry, ...]:
-        """What forgotten and retained units have paid in a branch, by phase, at the budget's delta."""
-        return self.ledger.epsilon_entries(
-            branch,
-            forgotten=[name for name, mask in marks.items() if mask.any()],
-            retained=[name for name, mask in marks.items() if not mask.all()],
-        )
+    def delete(
+        self,
+        request: Request,
+        method: UnlearningMethod,
+        *,
+        adaptive: bool = True,
+        require: Requirement | None = None,
+        on_round: OnRound = no_observer,
+    ) -> Unlearned:
+        """Execute a deletion: the main line goes on from its outcome, without the data.
 
-    def _identify(self, request: DeletionRequest) -> dict[str, NDArray[np.bool_]]:
-        return request.identify_all({name: silo.records for name, silo in self._silos.items()})
+        The clients drop the records and what they remember of them; the server destroys the checkpoints that knew
+        them. Training, if rounds are left, and further deletions go on from there.
 
-    def deletion(self, request: DeletionRequest) -> Deletion:
+        Args:
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in: true of
+                most requests in the field. False only where it was fixed beforehand, as in an experiment. It weakens
+                what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
+            request, method, require, on_round: as :meth:`unlearn`, and so are the errors.
+        """
+        return self._branches.run(request, method, adaptive=adaptive, require=require, execute=True, on_round=on_round)
+
+    def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool = False) -> Cost:
+        """What a method would cost and guarantee for a request; nothing is run.
+
+        Raises:
+            ArgumentError, AlreadyForgotten, MethodRefused, CheckpointError, ProtocolError: as :meth:`unlearn`.
+        """
+        return self._branches.cost(request, method, adaptive=adaptive)
+
+    def deletion(self, request: Request, *, adaptive: bool = False) -> Deletion:
         """What a method is told of a request.
 
         Raises:
-            ArgumentError: the request names an unknown client or record, or covers nothing.
-            ProtocolError: training is not finished.
+            ArgumentError, AlreadyForgotten, ProtocolError: as :meth:`unlearn`.
         """
-        if self.state.rounds < self.recipe.rounds:
-            raise ProtocolError(f"{self.state.rounds} of {self.recipe.rounds} training rounds are done; train first")
-        marks = self._identify(request)
-        touched = [name for name, mask in marks.items() if mask.any()]
-        self._check_whole_units(request, marks)
-        units = self._count_units(marks)
+        return self._branches.deletion(request, adaptive=adaptive)
 
-        def unit_epsilon(rounds: int) -> float | None:
-            paid = max(self._paid_by(name, self.states[rounds], units) for name in touched)
-            return paid if math.isfinite(paid) else None
-
-        first_charged = min(
-            (event.round_number for name in touched for event in self._charges(name)), default=self.state.last_round + 1
-        )
-        return Deletion(
-            recipe=self.recipe,
-            states=tuple(self.states),
-            joined_at=max(index for index, state in enumerate(self.states) if state.last_round < first_charged),
-            forgotten_units=units,
-            unit_epsilon=unit_epsilon,
-            delta=self.budget.delta,
-        )
-
-    def _charges(self, client: str) -> Iterator[LedgerEvent]:
-        """The training rounds that a client's units were charged for, released or not."""
-        for event in self.ledger.events(ORIGINAL):
-            if client in event.charged and event.charges[Subject.FORGOTTEN] is not None:
-                yield event
-
-    def _paid_by(self, client: str, state: TrainingState, group_size: int) -> float:
-        """Epsilon of a group of one client's units up to a state; inf where there is no bound."""
-        events: Counter[GaussianSumEvent] = Counter()
-        for event in self._charges(client):
-            charge = event.charges[Subject.FORGOTTEN]
-            if charge is not None and event.round_number <= state.last_round:
-                events[charge] += 1
-        return renyi_epsilon(events, delta=self.budget.delta, group_size=group_size) if events else 0.0
-
-    def _check_whole_units(self, request: DeletionRequest, marks: Mapping[str, NDArray[np.bool_]]) -> None:
-        """Refuse to forget a part of a unit: what stays of it would still be charged, and bounded, as one unit."""
-        for name, mask in marks.items():
-            groups = self._silos[name].records.groups
-            if self.recipe.unit is Unit.CLIENT:
-                parted = bool(mask.any() and not mask.all())
-            elif self.recipe.unit is Unit.GROUP and groups is not None:
-                parted = bool(np.isin(groups[~mask], groups[mask]).any())
-            else:
-                parted = False
-            if parted:
-                raise ArgumentError(
-                    "request",
-                    request.describe(),
-                    f"a request for whole units: this federation's privacy unit is the {self.recipe.unit.value}",
-                )
-
-    def _count_units(self, marks: Mapping[str, NDArray[np.bool_]]) -> int:
-        if self.recipe.unit is Unit.CLIENT:
-            return sum(bool(mask.any()) for mask in marks.values())
-        if self.recipe.unit is Unit.GROUP:
-            groups = [self._silos[name].records.groups for name in marks]
-            return sum(
-                len(np.unique(column[mask]))
-                for column, mask in zip(groups, marks.values(), strict=True)
-                if column is not None
-            )
-        return int(sum(mask.sum() for mask in marks.values()))
-
-    def _branch_name(self, method: UnlearningMethod) -> str:
-        taken = sum(name.startswith(f"unlearn/{method.name}") for name in self.ledger.branches)
-        return f"unlearn/{method.name}" + (f"#{taken + 1}" if taken else "")
+    def epsilon(self, branch: str, marks: Marks) -> tuple[EpsilonEntry, ...]:
+        """What forgotten and retained units have paid in a branch, by phase, at the budget's delta."""
+        return self._branches.epsilon(branch, marks)
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
         return self._cohort_of(self._silos, round_number)

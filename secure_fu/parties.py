@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from secure_fu.crypto import CommitteeTerms, EncryptionPool, Identity, KeyHolderScheme, Randomness, Role, Roster, scheme
+from secure_fu.crypto import (
+    CommitteeTerms,
+    EncryptionPool,
+    InsecureDeterministicRandomness,
+    Randomness,
+    Role,
+    Roster,
+    scheme,
+)
 from secure_fu.errors import ArgumentError
+from secure_fu.party_directory import PartyDirectory
 from secure_fu.planning import Plan
-from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import (
     Client,
     ClientRecord,
@@ -27,13 +33,12 @@ from secure_fu.protocol import (
     LocalTask,
     Member,
     MemberRecord,
-    OpeningRecord,
     Policy,
+    ReleaseLog,
     Run,
     Transcript,
     UploadEncryption,
     kahe_parameter_sets,
-    write_policy,
 )
 
 __all__ = ["DEFAULT_COMMITTEE", "KAHE", "Parties"]
@@ -54,16 +59,14 @@ def _never(_round: int, _name: str) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class _KeyHolding:
-    """What a key-holder opens with, where there is no committee."""
-
-    scheme: KeyHolderScheme
-    record: OpeningRecord
-
-
 class Parties:
     """Makes every party's keys and records, and writes down in `directory` what an outsider needs to check the run.
+
+    Formal guarantees:
+        With `new=False` the parties go on after their process ended in whatever way: with the same keys, run ids,
+        budgets and records. What was released is released and charged once; a round that was under way stays charged,
+        and no round number is used twice. See :class:`~secure_fu.party_directory.PartyDirectory`, also for what is not
+        guaranteed.
 
     Args:
         clients: names.
@@ -71,15 +74,19 @@ class Parties:
         scheme_name: `kahe`, `bfv` or `plain`.
         terms: of the committee; for `kahe` only.
         purposes: that clients serve.
-        directory: for ledger, transcript, records, roster and policy.
+        directory: for keys, ledger, transcript, releases, records, roster and policy.
         cohort: names of the clients to invite to a given round number.
         vanishes: whether a client fails to answer, by (round number, name): a simulated accident.
         member_vanishes: the same for members of the committee.
         encryption_processes: worker processes that encrypt; for schemes with a key-holder.
         randomness: of sampling, rounding and noise.
+        facts: what else is fixed beforehand, by name; public.
+        new: whether to make them, in a directory that has none; otherwise they must be there, and be the same.
 
     Raises:
-        ArgumentError: an argument is out of its domain; names it.
+        ArgumentError: an argument is out of its domain, or not what was written down; names it.
+        LedgerError, RecordError, CryptoError, TranscriptError: the directory has a federation already, or another; it
+            is incomplete or damaged; or another process has it.
     """
 
     def __init__(
@@ -96,11 +103,14 @@ class Parties:
         member_vanishes: Accident = _never,
         encryption_processes: int,
         randomness: Randomness,
+        facts: Mapping[str, str] | None = None,
+        new: bool = True,
     ) -> None:
         if scheme_name not in SCHEMES:
             raise ArgumentError("scheme_name", scheme_name, f"one of {', '.join(SCHEMES)}")
         if plan.grid is GridKind.ROTATED and scheme_name != KAHE:
             raise ArgumentError("plan.grid", plan.grid.value, f"{GridKind.FINE.value!r}, with scheme {scheme_name}")
+        self._scheme_name = scheme_name
         self._scheme = None if scheme_name == KAHE else scheme(scheme_name)
         if not isinstance(terms, CommitteeTerms):
             raise ArgumentError("committee", terms, "a CommitteeTerms")
@@ -109,67 +119,106 @@ class Parties:
         taken = sorted({_SERVER, *committee} & set(clients))
         if taken:
             raise ArgumentError("clients", taken, f"names other than {_SERVER!r} and those of the committee")
+        if not new and isinstance(randomness, InsecureDeterministicRandomness):
+            raise ArgumentError("randomness", randomness, "another source: it would repeat the noise of earlier rounds")
         self._clients = tuple(sorted(clients))
         self._plan = plan
         self._directory = directory
         self._cohort, self._vanishes, self._member_vanishes = cohort, vanishes, member_vanishes
         self._randomness = randomness
+        self._committee = committee
+        self._purposes = purposes
+        self._transcripts: dict[str, Transcript] = {}
         opener_role = Role.MEMBER if self._scheme is None else Role.KEY_HOLDER
-        self._identities = {name: Identity.generate(name, Role.CLIENT) for name in self._clients}
-        self._identities[_SERVER] = Identity.generate(_SERVER, Role.SERVER)
-        self._identities |= {name: Identity.generate(name, opener_role) for name in committee}
-        self.roster = Roster.of(identity.party for identity in self._identities.values())
-        recipe = plan.recipe
-        self.policy = Policy(
-            server=_SERVER,
-            committee=committee,
-            terms=self._terms,
-            roster_digest=self.roster.digest,
-            unit=recipe.unit,
-            budget=plan.budget,
-            clip_norm=recipe.clip_norm,
-            saturation=recipe.saturation,
-            noise_multiplier=recipe.noise_multiplier,
-            sampling_rate=recipe.sampling_rate,
-            minimum_cohort=plan.minimum_cohort,
-            colluders=plan.colluders,
-            purposes=purposes,
-            parameter_sets=kahe_parameter_sets() if self._scheme is None else frozenset({self._scheme.parameter_set}),
-            grids=frozenset({plan.grid.value}),
+        self._files = PartyDirectory(
+            directory,
+            clients=self._clients,
+            plan=plan,
+            scheme_name=scheme_name,
+            facts=facts or {},
+            roles={
+                **dict.fromkeys(self._clients, Role.CLIENT),
+                _SERVER: Role.SERVER,
+                **dict.fromkeys(committee, opener_role),
+            },
+            committee=committee if self._scheme is None else None,
+            policy_of=self._policy,
+            new=new,
         )
-        # First, because it refuses a directory that has one: the roster of an earlier federation stays as it is.
-        self.ledger = PrivacyLedger.create(directory / "ledger.sqlite", budget=plan.budget)
-        (directory / "roster.bin").write_bytes(self.roster.encode())
-        write_policy(self.policy, directory / "policy.toml")
-        self._opened_by = (
-            MemberRecord(directory / "committee.sqlite", new=True)
-            if self._scheme is None
-            else _KeyHolding(self._scheme, OpeningRecord(directory / "key_holder.sqlite", new=True))
-        )
-        (directory / "clients").mkdir(exist_ok=True)
-        self._client_records: dict[str, ClientRecord] = {}
-        self._run_key = os.urandom(32)
+        self._identities = self._files.identities
+        self.ledger = self._files.ledger
+        self.roster = self._files.roster
+        self.policy = self._files.policy
         self._pool = (
             EncryptionPool(scheme_name, encryption_processes)
             if self._scheme is not None and encryption_processes
             else None
         )
 
+    def _policy(self, roster: Roster) -> Policy:
+        plan, recipe = self._plan, self._plan.recipe
+        return Policy(
+            server=_SERVER,
+            committee=self._committee,
+            terms=self._terms,
+            roster_digest=roster.digest,
+            unit=recipe.unit,
+            budget=plan.budget,
+            clip_norm=recipe.clip_norm,
+            saturation=recipe.saturation,
+            noise_multiplier=plan.least_noise_multiplier,
+            sampling_rate=recipe.sampling_rate,
+            minimum_cohort=plan.minimum_cohort,
+            colluders=plan.colluders,
+            purposes=self._purposes,
+            parameter_sets=kahe_parameter_sets() if self._scheme is None else frozenset({self._scheme.parameter_set}),
+            grids=frozenset({plan.grid.value}),
+        )
+
     def close(self) -> None:
         """Close ledger and records, end worker processes."""
         if self._pool is not None:
             self._pool.close()
-        self.ledger.close()
-        opened_by = self._opened_by
-        for record in (
-            opened_by if isinstance(opened_by, MemberRecord) else opened_by.record,
-            *self._client_records.values(),
-        ):
-            record.close()
+        self._files.close()
 
     def transcript(self, branch: str, start: bytes = bytes(32)) -> Transcript:
         """The transcript of one branch, which goes on from the link that `start` is the hash of."""
-        return Transcript(start=start, path=self._directory / "transcript.jsonl", branch=branch)
+        transcript = Transcript(start=start, path=self._files.transcript, branch=branch)
+        self._transcripts[branch] = transcript
+        return transcript
+
+    def head(self, branch: str) -> bytes:
+        """Hash of a branch's newest release, or of its parent's where it has none; 32 bytes, zeros before the first.
+
+        Raises:
+            ArgumentError: there is no such branch.
+        """
+        if branch in self._transcripts:
+            return self._transcripts[branch].head
+        if branch in self._files.verified:
+            return self._files.verified[branch].head
+        parent = self._files.parent(branch)
+        return bytes(32) if parent is None else self.head(parent)
+
+    def log(self, branch: str) -> ReleaseLog:
+        """The released sums of a branch, for :class:`~secure_fu.protocol.ResumableSums`.
+
+        Raises:
+            ArgumentError: there is no such branch.
+        """
+        return self._files.log(branch)
+
+    def next_round(self, branch: str) -> int:
+        """A number above every round that was reserved in a branch, or in its parent where it has none itself.
+
+        Raises:
+            ArgumentError: there is no such branch.
+        """
+        parent = self._files.parent(branch)
+        numbers = [event.round_number for event in self.ledger.events(branch)]
+        if numbers:
+            return max(numbers) + 1
+        return 0 if parent is None else self.next_round(parent)
 
     def sums(
         self,
@@ -180,7 +229,7 @@ class Parties:
         transcript: Transcript,
         first_round: int,
     ) -> InProcessSums:
-        """The secure sums of one branch.
+        """The secure sums of a new branch.
 
         Args:
             branch: a new name.
@@ -188,10 +237,46 @@ class Parties:
             tasks: each client's code by purpose.
             transcript: of the branch.
             first_round: number of its first round.
+
+        Raises:
+            LedgerError: the branch exists.
+            ArgumentError: the parent does not; or a branch exists whose files would have the same names.
         """
-        self.ledger.branch(branch, parent=parent)
+        return self._driver(branch, self._files.begin(branch, parent=parent), tasks, transcript, first_round)
+
+    def reopened_sums(
+        self, branch: str, *, tasks: Mapping[str, Mapping[str, LocalTask]], transcript: Transcript
+    ) -> InProcessSums:
+        """The secure sums of a branch that was begun before, under its next round number.
+
+        They run new rounds; :class:`~secure_fu.protocol.ResumableSums` answers from :meth:`log` what was released.
+
+        Args:
+            branch: its name.
+            tasks: each client's code by purpose.
+            transcript: of the branch, from its :meth:`head` on.
+
+        Raises:
+            ArgumentError: there is no such branch, or the transcript starts elsewhere.
+            RecordError: the clients' or the openers' record is missing, or knows less than the ledger.
+        """
+        if transcript.head != self.head(branch):
+            raise ArgumentError("transcript", transcript.head.hex(), f"one from {self.head(branch).hex()} on")
+        self._files.check_records(branch, self._run_id(branch))
+        record = self._files.client_record(branch)
+        first_round = max(self.next_round(branch), record.newest(self._run_id(branch)) + 1)
+        return self._driver(branch, record, tasks, transcript, first_round)
+
+    def _driver(
+        self,
+        branch: str,
+        record: ClientRecord,
+        tasks: Mapping[str, Mapping[str, LocalTask]],
+        transcript: Transcript,
+        first_round: int,
+    ) -> InProcessSums:
         run = Run(
-            run_id=hashlib.sha256(self._run_key + branch.encode()).digest()[:16],
+            run_id=self._run_id(branch),
             roster=self.roster,
             policy=self.policy,
             grid=self._plan.grid,
@@ -199,8 +284,8 @@ class Parties:
             ledger=self.ledger,
             branch=branch,
             transcript=transcript,
+            on_release=self._files.log(branch).append,
         )
-        record = self._client_record(branch, parent)
         encryption = self._encryption()
         clients = {
             name: Client(
@@ -224,11 +309,8 @@ class Parties:
             ahead=0 if self._pool is None else self._pool.processes,
         )
 
-    def _client_record(self, branch: str, parent: str | None) -> ClientRecord:
-        path = self._directory / "clients" / f"{branch.replace('/', '-')}.sqlite"
-        record = ClientRecord(path, new=True) if parent is None else self._client_records[parent].fork(path)
-        self._client_records[branch] = record
-        return record
+    def _run_id(self, branch: str) -> bytes:
+        return hashlib.sha256(self._files.run_key + branch.encode()).digest()[:16]
 
     def _encryption(self) -> UploadEncryption:
         if self._scheme is None:
@@ -238,26 +320,24 @@ class Parties:
         )
 
     def _opening(self, run: Run) -> CommitteeOpening | KeyHolderOpening:
-        opened_by = self._opened_by
-        if isinstance(opened_by, MemberRecord):
+        record = self._files.opener_record
+        if isinstance(record, MemberRecord):
             members = [
-                Member(self._identities[name], roster=self.roster, policy=self.policy, record=opened_by)
+                Member(self._identities[name], roster=self.roster, policy=self.policy, record=record)
                 for name in self.policy.committee
             ]
             return CommitteeOpening(
-                CommitteeServer(self._identities[_SERVER], run),
-                members,
-                opened_by,
-                vanishes=self._member_vanishes,
+                CommitteeServer(self._identities[_SERVER], run), members, record, vanishes=self._member_vanishes
             )
+        opening_scheme = scheme(self._scheme_name)
         key_holder = KeyHolder(
             self._identities[_KEY_HOLDER],
             roster=self.roster,
             policy=self.policy,
-            scheme=opened_by.scheme,
-            record=opened_by.record,
+            scheme=opening_scheme,
+            record=record,
         )
-        return KeyHolderOpening(KeyHolderServer(self._identities[_SERVER], run, scheme=opened_by.scheme), key_holder)
+        return KeyHolderOpening(KeyHolderServer(self._identities[_SERVER], run, scheme=opening_scheme), key_holder)
 
 
 def _committee(terms: CommitteeTerms) -> tuple[str, ...]:

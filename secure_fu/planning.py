@@ -40,6 +40,10 @@ class Plan:
         colluders: clients that may omit their noise or pool what they know.
         grid: how contributions become integers.
         sum_bits: width of a coordinate of a sum on the rotated grid.
+        least_noise_multiplier: the least noise of any round; below the recipe's for methods that ask for less.
+        checkpoint_every: the public grid of the states that the server keeps, in rounds; a coarser one tells less about
+            who joined when.
+        checkpoint_limit: most states that it keeps; one more, and the grid's spacing doubles.
         planned_epsilon: what training and the longest branch together will cost a unit that is in every round, by Renyi
             divergence; at most the budget's epsilon.
     """
@@ -50,7 +54,22 @@ class Plan:
     colluders: int
     grid: GridKind = GridKind.FINE
     sum_bits: int = 16
+    least_noise_multiplier: float
+    checkpoint_every: int = 10
+    checkpoint_limit: int = 32
     planned_epsilon: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.least_noise_multiplier <= self.recipe.noise_multiplier:
+            raise ArgumentError(
+                "least_noise_multiplier",
+                self.least_noise_multiplier,
+                f"a positive number, at most the recipe's {self.recipe.noise_multiplier:g}",
+            )
+        if self.checkpoint_every < 1:
+            raise ArgumentError("checkpoint_every", self.checkpoint_every, "at least 1")
+        if self.checkpoint_limit < 2:
+            raise ArgumentError("checkpoint_limit", self.checkpoint_limit, "at least 2")
 
 
 def make_plan(
@@ -71,9 +90,13 @@ def make_plan(
     noise_multiplier: float | None = None,
     colluders: int = 1,
     deletion_reserve: float = 0.5,
+    weight_decay: float = 0.0,
     local: Mapping[str, float | int] | None = None,
     grid: GridKind = GridKind.FINE,
     sum_bits: int = 16,
+    least_noise_multiplier: float | None = None,
+    checkpoint_every: int = 10,
+    checkpoint_limit: int = 32,
 ) -> Plan:
     """Choose noise, saturation and the budget's order for a federation.
 
@@ -91,9 +114,13 @@ def make_plan(
             retraining takes.
         noise_multiplier: None takes the smallest that fits the budget.
         deletion_reserve: fraction of the Renyi budget that training leaves for deletions.
+        weight_decay: lambda of the L2 term lambda / 2 |w|^2 of what is minimised.
         local: for the client unit: `epochs`, `batch_size`, `learning_rate` of local training.
         grid: `GridKind.ROTATED` makes sums of `sum_bits` bits; for the client unit and scheme `kahe`.
         sum_bits: width of a coordinate of a sum on the rotated grid.
+        least_noise_multiplier: what clients accept as the least noise of a round; None for that of training. The budget
+            holds in any case: their ledgers refuse what goes beyond it.
+        checkpoint_every, checkpoint_limit: of the states of training that the server keeps, see :class:`Plan`.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -199,6 +226,7 @@ def make_plan(
             sampling_rate=sampling_rate,
             nominal_units=nominal_units,
             saturation=saturation,
+            weight_decay=weight_decay,
             local=dict(local or {}),
         ),
         budget=Budget(epsilon=epsilon, delta=delta, order=order, deletion_reserve=deletion_reserve, unit=unit),
@@ -206,6 +234,9 @@ def make_plan(
         colluders=colluders,
         grid=grid,
         sum_bits=sum_bits,
+        least_noise_multiplier=noise_multiplier if least_noise_multiplier is None else least_noise_multiplier,
+        checkpoint_every=checkpoint_every,
+        checkpoint_limit=checkpoint_limit,
         planned_epsilon=renyi_epsilon(events(noise_multiplier, rounds + longest), delta=delta),
     )
 

@@ -14,7 +14,7 @@ from secure_fu.audit import MembershipAudit
 from secure_fu.config import SimulationConfig
 from secure_fu.evaluation import Evaluator, Measurement
 from secure_fu.federation import ORIGINAL, Federation, Unlearned
-from secure_fu.privacy import EpsilonEntry, Interval
+from secure_fu.privacy import Confidentiality, EpsilonEntry, Interval
 from secure_fu.protocol import RoundTraffic
 from secure_fu.report import SCHEMA
 from secure_fu.scenario import Scenario
@@ -66,6 +66,7 @@ class ResultBuilder:
             )
         self._created = datetime.now(UTC)
         self._rows: list[dict[str, Any]] = []
+        self._refused: list[dict[str, str]] = []
         self._measured: dict[str, Measurement] = {}
         self._curves: dict[str, list[dict[str, Any]]] = {}
         self._traffic: list[dict[str, Any]] = []
@@ -88,8 +89,14 @@ class ResultBuilder:
             state=state,
             traffic=self._federation.training_traffic,
             epsilon=self._federation.epsilon(ORIGINAL, marks),
+            confidentiality=None,
+            predicted_rounds=None,
             seconds=seconds,
         )
+
+    def add_refused(self, row: str, title: str, reason: str) -> None:
+        """A method that cannot serve the request."""
+        self._refused.append({"name": row, "title": title, "reason": reason})
 
     def add_unlearned(self, row: str, title: str, unlearned: Unlearned) -> None:
         """The outcome of retraining or of a method."""
@@ -100,6 +107,7 @@ class ResultBuilder:
                 "epsilon": guarantee.epsilon,
                 "delta": guarantee.delta,
                 "group_size": guarantee.group_size,
+                "view": guarantee.view,
             }
         self._add(
             name=row,
@@ -110,6 +118,8 @@ class ResultBuilder:
             state=unlearned.state,
             traffic=unlearned.traffic,
             epsilon=unlearned.epsilon,
+            confidentiality=unlearned.confidentiality,
+            predicted_rounds=unlearned.cost.rounds,
             seconds=unlearned.seconds,
         )
 
@@ -124,6 +134,8 @@ class ResultBuilder:
         state: TrainingState,
         traffic: Iterable[RoundTraffic],
         epsilon: Iterable[EpsilonEntry],
+        confidentiality: Confidentiality | None,
+        predicted_rounds: int | None,
         seconds: float,
     ) -> None:
         rounds = list(traffic)
@@ -151,9 +163,11 @@ class ResultBuilder:
                 },
                 "backdoor_success": measured.backdoor_success,
                 "rounds": len(rounds),
+                "predicted_rounds": predicted_rounds,
                 "seconds": seconds,
                 "upload_bytes_per_client": sum(entry.upload_bytes for entry in rounds),
                 "epsilon": [entry.to_json() for entry in epsilon],
+                "confidentiality": None if confidentiality is None else confidentiality.to_json(),
                 "gap_to_retrained": None,
             }
         )
@@ -207,6 +221,7 @@ class ResultBuilder:
                 "accountant": f"Renyi filter at order {plan.budget.order:g} (Feldman and Zrnic 2021)",
             },
             "rows": [self._with_distances(row) for row in self._rows],
+            "refused": self._refused,
             "curves": {row["name"]: self._curves[row["name"]] for row in self._rows},
             "traffic": {"per_round": self._traffic},
             "timing": {**self._timing, "total": seconds},
@@ -223,6 +238,8 @@ class ResultBuilder:
             before, after = reference.backdoor_success, measured.backdoor_success
             gap = {
                 "test_accuracy": measured.test_accuracy - reference.test_accuracy,
+                "forget_accuracy": measured.forget_accuracy - reference.forget_accuracy,
+                "forget_loss": measured.forget_loss - reference.forget_loss,
                 "backdoor_success": None if before is None or after is None else after - before,
             }
         distance = abs(measured.membership.auc.value - reference.membership.auc.value)

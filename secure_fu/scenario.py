@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secure_fu.config import DataConfig, SimulationConfig
-from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion import DeletionBatch, DeletionRequest
 from secure_fu.errors import ConfigError, DataError
 from secure_fu.learning import (
     Dataset,
@@ -58,7 +58,7 @@ class Scenario:
     test: Records
     held_out: Records
     trigger: Trigger | None
-    request: DeletionRequest
+    request: DeletionRequest | DeletionBatch
     joins: dict[str, int]
     dataset: str
 
@@ -185,7 +185,7 @@ def _client_name(config: SimulationConfig, clients: dict[str, Records]) -> str:
     return config.deletion.client or max(clients)
 
 
-def _request(config: SimulationConfig, clients: dict[str, Records]) -> DeletionRequest:
+def _request(config: SimulationConfig, clients: dict[str, Records]) -> DeletionRequest | DeletionBatch:
     deletion = config.deletion
     name = _client_name(config, clients)
     if deletion.client and deletion.client not in clients:
@@ -195,11 +195,28 @@ def _request(config: SimulationConfig, clients: dict[str, Records]) -> DeletionR
     if deletion.scope == "group":
         _check_groups(deletion.groups, [clients[name]] if deletion.client else list(clients.values()))
         return DeletionRequest.person(*deletion.groups, client=deletion.client or None)
+    if deletion.scope == "class":
+        return DeletionRequest.whole_class(deletion.label, client=deletion.client or None)
+    if deletion.fraction:
+        return _fraction_of(config, {name: clients[name]} if deletion.client else clients)
     available = len(clients[name])
     if deletion.count > available:
         raise ConfigError("deletion.count", deletion.count, f"at most {available}, the records that {name} has")
     chosen = _generator(config.seed, "deletion").permutation(available)[: deletion.count]
     return DeletionRequest.some_records(name, tuple(int(index) for index in np.sort(chosen)))
+
+
+def _fraction_of(config: SimulationConfig, clients: dict[str, Records]) -> DeletionBatch:
+    """So many of each client's records, chosen by the seed; at least one of somebody's."""
+    requests = []
+    for client, records in clients.items():
+        count = round(config.deletion.fraction * len(records))
+        if count:
+            chosen = _generator(config.seed, f"deletion/{client}").permutation(len(records))[:count]
+            requests.append(DeletionRequest.some_records(client, tuple(int(index) for index in np.sort(chosen))))
+    if not requests:
+        raise ConfigError("deletion.fraction", config.deletion.fraction, "a fraction that is one record or more")
+    return DeletionBatch(tuple(requests))
 
 
 def _check_groups(groups: tuple[str, ...], asked: list[Records]) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from secure_fu.config import SimulationConfig
 from secure_fu.config_file import to_toml
 from secure_fu.crypto import CommitteeTerms, InsecureDeterministicRandomness
+from secure_fu.errors import MethodRefused
 from secure_fu.evaluation import Evaluator
 from secure_fu.federation import Federation
 from secure_fu.learning import FlatModel
@@ -24,7 +25,7 @@ from secure_fu.results import ResultBuilder
 from secure_fu.run_directory import RunDirectory
 from secure_fu.scenario import Scenario, build_scenario
 from secure_fu.training import OnRound, TrainingState
-from secure_fu.unlearning import Correction, FineTune, Retrain, Scratch, Scrub, UnlearningMethod, method_from_settings
+from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
 
 __all__ = ["Progress", "Simulation", "encryption_processes", "plan_of"]
 
@@ -100,7 +101,8 @@ class Simulation:
             vanishes=_accidents(config),
             member_vanishes=_member_accidents(config),
             directory=out,
-            keep_history="correction" in config.unlearning.methods,
+            keep_history=not {"correction", "eraser"}.isdisjoint(config.unlearning.methods),
+            methods=self._methods,
             encryption_processes=encryption_processes(FlatModel(scenario.module).dimension),
             randomness=InsecureDeterministicRandomness(config.seed) if insecure_deterministic else None,
         )
@@ -148,26 +150,31 @@ class Simulation:
         self._progress.phase("training", self._config.training.rounds)
         started = time.perf_counter()
         self._record_point("original", 0, self._federation.state.model)
-        state = self._federation.train(self._observer("original", self._config.training.rounds, 0))
+        state = self._federation.train(self._observer("original", self._config.training.rounds))
         self._results.add_original(state, seconds=time.perf_counter() - started)
         self._keep_model("original", state.model)
 
     def _unlearn(self, method: UnlearningMethod) -> None:
         row = "retrained" if isinstance(method, Retrain) else method.name
         deletion = self._federation.deletion(self._request)
+        try:
+            method.check(deletion)
+        except MethodRefused as refusal:
+            self._results.add_refused(row, method.title, str(refusal))
+            return
         rounds = method.rounds(deletion)
         self._progress.phase(method.title.lower(), rounds)
-        start = method.start_state(deletion)
-        self._record_point(row, 0, start.model)
-        unlearned = self._federation.unlearn(self._request, method, on_round=self._observer(row, rounds, start.rounds))
+        self._record_point(row, 0, method.start_state(deletion).model)
+        unlearned = self._federation.unlearn(self._request, method, on_round=self._observer(row, rounds))
         self._results.add_unlearned(row, method.title, unlearned)
         self._keep_model(row, unlearned.state.model)
 
-    def _observer(self, row: str, rounds: int, first: int) -> OnRound:
+    def _observer(self, row: str, rounds: int) -> OnRound:
         every = max(1, rounds // _CURVE_POINTS)
+        count = itertools.count(1)
 
         def observe(state: TrainingState) -> None:
-            done = state.rounds - first
+            done = next(count)
             if done % every == 0 or done == rounds:
                 self._record_point(row, done, state.model)
             self._progress.advance()
@@ -220,6 +227,10 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
         momentum=training.momentum,
         clip_norm=training.clip_norm,
         noise_multiplier=config.privacy.noise_multiplier or None,
+        least_noise_multiplier=config.privacy.least_noise_multiplier or None,
+        weight_decay=training.weight_decay,
+        checkpoint_every=training.checkpoint_every,
+        checkpoint_limit=training.checkpoint_limit,
         colluders=config.protocol.colluders,
         deletion_reserve=config.privacy.deletion_reserve,
         grid=GridKind(config.protocol.grid),
@@ -235,9 +246,8 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
 
 
 def _longest_branch(config: SimulationConfig) -> int:
-    """Rounds of the longest unlearning branch: retraining's, or those of a method with a length of its own."""
-    own = (method.length for method in _methods(config) if isinstance(method, Scrub | Correction | FineTune | Scratch))
-    return max(config.training.rounds, *own, 0)
+    """Rounds of the longest unlearning branch: retraining's, or those of a method that takes more."""
+    return max(method.most_rounds(config.training.rounds) for method in _methods(config))
 
 
 def _accidents(config: SimulationConfig) -> Callable[[int, str], bool]:

@@ -64,9 +64,9 @@ def event_of(federated, rate):
 
 
 METHODS = {
-    Unit.RECORD: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=2), Correction(length=2)),
+    Unit.RECORD: (Retrain(), Rollback(), Scrub(length=2), Correction(length=2)),
     Unit.GROUP: (Retrain(), Scrub(length=2), Correction(length=1), FineTune(length=1)),
-    Unit.CLIENT: (Retrain(), Rollback(checkpoint_every=1), Scrub(length=1), Correction(length=2), Scratch(length=1)),
+    Unit.CLIENT: (Retrain(), Rollback(), Scrub(length=1), Correction(length=2), Scratch(length=1)),
 }
 
 
@@ -136,7 +136,7 @@ def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_bac
         federated.train()
         assert [traffic.uploads for traffic in federated.training_traffic] == [4, 4, 5, 5]
         request = DeletionRequest.whole_client("silo-4")
-        unlearned = federated.unlearn(request, Rollback(checkpoint_every=2))
+        unlearned = federated.unlearn(request, Rollback())
         event = event_of(federated, 0.5)
         found = entries(unlearned)
         assert found[Subject.FORGOTTEN, Phase.TRAINING] == pytest.approx(renyi_epsilon({event: 2}, delta=1e-5))
@@ -144,8 +144,8 @@ def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_bac
         assert unlearned.guarantee.kind == "exact"
         assert len(unlearned.traffic) == 2
         assert unlearned.state.rounds == 4
-        assert Rollback(checkpoint_every=2).start_state(federated.deletion(request)) is federated.states[2]
-        late = Rollback(checkpoint_every=1, forget_epsilon=found[Subject.FORGOTTEN, Phase.TRAINING])
+        assert Rollback().start_state(federated.deletion(request)) is federated.states[2]
+        late = Rollback(forget_epsilon=found[Subject.FORGOTTEN, Phase.TRAINING])
         certified = federated.unlearn(DeletionRequest.some_records("silo-4", (0,)), late)
         assert certified.guarantee.kind == "certified"
         assert certified.guarantee.epsilon == pytest.approx(found[Subject.FORGOTTEN, Phase.TRAINING])
@@ -165,7 +165,7 @@ def test_rollback_goes_back_before_the_client_took_part_also_when_rounds_were_as
         assert federated.ledger.rounds("original") == (2, 3, 4, 5)
         request = DeletionRequest.whole_client("silo-4")
         took_part = ["silo-4" in federated.ledger.participants("original", number) for number in (2, 3, 4, 5)]
-        assert Rollback(checkpoint_every=1).checkpoint(federated.deletion(request)) == took_part.index(True)
+        assert Rollback().checkpoint(federated.deletion(request)) == took_part.index(True)
 
 
 def test_rollback_goes_back_before_the_client_took_part_also_when_a_round_was_spent_without_release(monkeypatch):
@@ -186,7 +186,7 @@ def test_rollback_goes_back_before_the_client_took_part_also_when_a_round_was_sp
         federated.train()
         request = DeletionRequest.whole_client("silo-4")
         assert "silo-4" in federated.ledger.participants("original", 1)
-        assert Rollback(checkpoint_every=1).checkpoint(federated.deletion(request)) == 0
+        assert Rollback().checkpoint(federated.deletion(request)) == 0
         assert federated.deletion(request).unit_epsilon(1) > 0.0
 
 
@@ -231,7 +231,7 @@ def test_rounds_of_ones_own_count_when_a_checkpoint_is_judged():
         federated.train()
         deletion = federated.deletion(DeletionRequest.whole_client("silo-4"))
         assert deletion.joined_at == 0
-        assert Rollback(checkpoint_every=1).checkpoint(deletion) == 0
+        assert Rollback().checkpoint(deletion) == 0
 
 
 def test_the_same_method_twice_is_two_branches_with_noise_of_their_own():

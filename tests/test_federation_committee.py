@@ -368,7 +368,7 @@ def test_on_the_rotated_grid_the_release_is_the_sum_plus_the_noise_that_is_accou
         Unit.CLIENT,
         plan=plan,
         scheme_name="kahe",
-        own_methods=[ask],
+        methods=[ask],
         member_vanishes=lambda _round, member: member in MEMBERS[:3],
         module=module,
     ) as federated:

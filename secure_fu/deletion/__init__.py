@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from secure_fu.deletion.request import DeletionRequest, Scope
+from secure_fu.deletion.request import DeletionBatch, DeletionRequest, Scope
 
-__all__ = ["DeletionRequest", "Scope"]
+__all__ = ["DeletionBatch", "DeletionRequest", "Scope"]

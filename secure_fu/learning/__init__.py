@@ -6,8 +6,10 @@ Knows nothing of encryption, noise or accounting: what leaves this package are b
 from __future__ import annotations
 
 from secure_fu.learning.backdoor import Trigger
+from secure_fu.learning.curvature import CurvatureSums, symmetric_of, triangle_length, triangle_of
 from secure_fu.learning.evaluate import accuracy, logits, mean_loss, predictions, record_losses
 from secure_fu.learning.flat import FlatModel, Layer
+from secure_fu.learning.heads import LinearHead
 from secure_fu.learning.idx import idx_folder
 from secure_fu.learning.losses import Loss, cross_entropy
 from secure_fu.learning.models import logistic, mlp
@@ -21,9 +23,11 @@ from secure_fu.learning.tables import csv_file, npz_file
 from secure_fu.learning.threads import limit_threads
 
 __all__ = [
+    "CurvatureSums",
     "Dataset",
     "FlatModel",
     "Layer",
+    "LinearHead",
     "LocalTraining",
     "Loss",
     "PerRecordGradients",
@@ -53,5 +57,8 @@ __all__ = [
     "record_losses",
     "split_records",
     "stacked_client_updates",
+    "symmetric_of",
     "torch_dataset",
+    "triangle_length",
+    "triangle_of",
 ]

@@ -118,6 +118,10 @@ class PrivacyLedger:
     def __repr__(self) -> str:
         return f"PrivacyLedger({str(self._file.path)!r})"
 
+    def __contains__(self, client: str) -> bool:
+        """Whether a client was in some cohort."""
+        return client in self._spending
+
     # Branches
 
     @property

@@ -58,11 +58,19 @@ class Spending:
     ) -> dict[GaussianSumEvent, NDArray[np.int64]]:
         """How often each event touched each of the clients in ``rows``, over all the branches.
 
-        ``Phase.BOTH`` covers both phases. Returns int64 arrays of shape (len(rows),).
+        A unit that is forgotten in a branch was retained in those that the branch comes from, and has paid as such.
+
+        Args:
+            branches: a branch and its ancestors, in this order.
+            phase: ``Phase.BOTH`` covers both phases.
+
+        Returns:
+            int64 arrays of shape (len(rows),).
         """
         result: dict[GaussianSumEvent, NDArray[np.int64]] = {}
         for (branch, whose, when, event), counts in self._counts.items():
-            if branch in branches and whose is subject and phase in (when, Phase.BOTH):
+            then = subject if branch == branches[0] else Subject.RETAINED
+            if branch in branches and whose is then and phase in (when, Phase.BOTH):
                 padded = np.pad(counts, (0, len(self._rows) - len(counts)))[rows]
                 result[event] = result[event] + padded if event in result else padded
         return result

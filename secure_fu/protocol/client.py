@@ -46,6 +46,7 @@ def _terms(header: Header) -> RoundTerms:
         retained_rate=header.retained_rate,
         forgotten_rate=header.forgotten_rate,
         settings=parse_settings(header.settings),
+        length=header.length,
     )
 
 
@@ -150,8 +151,8 @@ class Client:
     def _checked_model(message: Invitation, header: Header) -> NDArray[np.float32]:
         if digest(message.model) != header.model_digest:
             raise ProtocolError("the model that came with the invitation is not the one that the header names")
-        if len(message.model) != 4 * header.length:
-            raise ProtocolError(f"the model has {len(message.model)} bytes; expected {4 * header.length}")
+        if not message.model or len(message.model) % 4:
+            raise ProtocolError(f"the model has {len(message.model)} bytes; expected a positive multiple of 4")
         model = _model_vector(message.model)
         if not np.isfinite(model).all():
             raise ProtocolError("the model has coordinates that are not finite")

@@ -139,6 +139,10 @@ class ClientRecord:
         ((count,),) = self._file.read("SELECT COUNT(*) FROM round WHERE client = ?", (client,))
         return int(count)
 
+    def newest(self, run_id: bytes) -> int:
+        """Number of the newest round of a run that any client has answered; -1 before the first."""
+        return max((number for (_, run), number in self._last.items() if run == run_id), default=-1)
+
     def _note(
         self,
         client: str,

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.crypto.wire import encode
 from secure_fu.errors import ArgumentError
+from secure_fu.protocol.header import Header, grid_of
+from secure_fu.protocol.messages import Release, digest
 
-__all__ = ["ReleasedModel", "ReleasedSum"]
+__all__ = ["ReleasedModel", "ReleasedSum", "released_sum"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +36,23 @@ class ReleasedSum:
 
     def __post_init__(self) -> None:
         self.values.setflags(write=False)
+
+
+def released_sum(header: Header, release: Release, integers: NDArray[np.int64]) -> ReleasedSum:
+    """Scale an opened sum back; the same values, bit for bit, whenever it is done.
+
+    Args:
+        header: of the release.
+        release: signed.
+        integers: the opened sum, in steps of the header's grid.
+    """
+    return ReleasedSum(
+        values=grid_of(header).decode(integers, seed=release.announcement.header_digest),
+        purpose=header.purpose,
+        round_number=header.round_number,
+        participants=release.roll.participants,
+        transcript=digest(encode(release)),
+    )
 
 
 @dataclass(frozen=True, eq=False)

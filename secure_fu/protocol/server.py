@@ -7,6 +7,7 @@ and :mod:`~secure_fu.protocol.key_holder.server`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -33,7 +34,7 @@ from secure_fu.protocol.messages import (
     shares_digest,
 )
 from secure_fu.protocol.policy import Policy
-from secure_fu.protocol.release import ReleasedSum
+from secure_fu.protocol.release import ReleasedSum, released_sum
 from secure_fu.protocol.sums import SumRequest
 from secure_fu.protocol.transcript import Transcript
 
@@ -113,6 +114,9 @@ class Run:
         ledger: the privacy ledger.
         branch: of the ledger, that this run charges.
         transcript: the chain of the run's releases.
+        on_release: makes a release and its opened integers durable before the ledger entry is committed, as
+            :meth:`~secure_fu.protocol.release_log.ReleaseLog.append` does. What it has written can be settled after a
+            kill; without it, a release that a kill interrupts is lost and stays charged.
 
     Raises:
         ArgumentError: `run_id` has another length, or the roster is not the policy's.
@@ -126,6 +130,7 @@ class Run:
     ledger: PrivacyLedger
     branch: str
     transcript: Transcript
+    on_release: Callable[[Release, NDArray[np.int64]], None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.run_id) != 16:
@@ -234,7 +239,7 @@ class RoundServer(ABC):
             model_digest=request.model.digest,
             parameter_set="",
             digit_bits=self._run.sum_bits,
-            length=request.model.dimension,
+            length=request.model.dimension if request.length is None else request.length,
             grid=self._run.grid.value,
             grid_step=1.0,
             saturation=request.saturation,
@@ -347,9 +352,7 @@ class RoundServer(ABC):
         self._end()
 
     def _release(self, current: Closed, integers: NDArray[np.int64], approvals: tuple[Approval, ...]) -> ReleasedSum:
-        """Commit the ledger entry, link the transcript, scale the opened sum back."""
-        self._run.ledger.commit(current.reservation, current.roll.participants)
-        self._end()
+        """Write the release ahead, commit the ledger entry, link the transcript, scale the opened sum back."""
         unsigned = Release(
             announcement=current.announcement,
             roll=current.roll,
@@ -357,16 +360,13 @@ class RoundServer(ABC):
             approvals=tuple(sorted(approvals, key=lambda approval: approval.name)),
             signature=bytes(64),
         )
-        self._run.transcript.append(
-            current.header, replace(unsigned, signature=self._identity.sign(Domain.RELEASE, unsigned.statement))
-        )
-        return ReleasedSum(
-            values=grid_of(current.header).decode(integers, seed=current.header_digest),
-            purpose=current.header.purpose,
-            round_number=current.header.round_number,
-            participants=current.roll.participants,
-            transcript=self._run.transcript.head,
-        )
+        release = replace(unsigned, signature=self._identity.sign(Domain.RELEASE, unsigned.statement))
+        if self._run.on_release is not None:
+            self._run.on_release(release, integers)
+        self._run.ledger.commit(current.reservation, current.roll.participants)
+        self._end()
+        self._run.transcript.append(current.header, release)
+        return released_sum(current.header, release, integers)
 
     def forfeit(self) -> None:
         """Give up a round whose roll has left and that was not opened; all its participants stay charged.

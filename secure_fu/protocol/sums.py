@@ -31,16 +31,17 @@ class SumRequest:
     Attributes:
         purpose: task that the clients run: `train`, `unlearn/<method>` or `statistic/<name>`.
         phase: for the ledger, training or unlearning.
-        model: the model that the clients compute on.
+        model: what the clients compute on: the model, for some tasks followed by a direction of the same length.
         unit: privacy unit of the bound.
         clip_norm: L2 bound on one unit's contribution.
         saturation: bound on each coordinate of one client's contribution.
         noise_multiplier: standard deviation of the assured noise over the unit's sensitivity.
         retained_rate, forgotten_rate: sampling rates, see :class:`~secure_fu.protocol.messages.Header`.
         settings: public settings of the task.
+        length: coordinates of the sum; as many as `model` has, unless given.
 
     Raises:
-        ArgumentError: settings hold something else than finite numbers, strings and booleans.
+        ArgumentError: settings hold something else than finite numbers, strings and booleans, or `length` is below 1.
     """
 
     purpose: str
@@ -53,9 +54,12 @@ class SumRequest:
     retained_rate: float
     forgotten_rate: float
     settings: Settings = field(default_factory=dict)
+    length: int | None = None
 
     def __post_init__(self) -> None:
         canonical_settings(self.settings)
+        if self.length is not None and self.length < 1:
+            raise ArgumentError("length", self.length, "at least 1 coordinate")
         if self.phase is Phase.BOTH:
             raise ArgumentError("phase", self.phase, "Phase.TRAINING or Phase.UNLEARNING")
 
@@ -74,6 +78,7 @@ class RoundTerms:
     retained_rate: float
     forgotten_rate: float
     settings: Mapping[str, float | int | str | bool]
+    length: int
 
 
 class LocalTask(Protocol):
@@ -83,12 +88,13 @@ class LocalTask(Protocol):
         """The sum over this client's units of contributions with L2 norm at most `terms.clip_norm`.
 
         Args:
-            model: shape (d,), float32.
+            model: what the server sent, float32; shape (d,) for a model alone. A task checks it: another length is a
+                mistake, or a server that tries something.
             terms: of the round.
             stream: for secret sampling; fresh for this round.
 
         Returns:
-            shape (d,), float64, before saturation, rounding and noise.
+            shape (terms.length,), float64, before saturation, rounding and noise.
         """
 
 

@@ -28,6 +28,7 @@ def train(
     purpose: str = TRAIN,
     phase: Phase = Phase.TRAINING,
     forgotten_rate: float | None = None,
+    training: bool = True,
     on_round: OnRound = no_observer,
 ) -> TrainingState:
     """Run training rounds from `state`.
@@ -41,6 +42,7 @@ def train(
         phase: for the ledger.
         forgotten_rate: sampling rate of units that are to be forgotten; the recipe's own unless given, 0 after a
             deletion.
+        training: whether they count as rounds of training in the state.
         on_round: called with the state after each round.
 
     Returns:
@@ -52,6 +54,6 @@ def train(
     rate = recipe.sampling_rate if forgotten_rate is None else forgotten_rate
     for _ in range(rounds):
         request = recipe.request(purpose=purpose, phase=phase, model=state.model, forgotten_rate=rate)
-        state = state.step(sums.secure_sum(request), recipe)
+        state = state.step(sums.secure_sum(request), recipe, training=training)
         on_round(state)
     return state

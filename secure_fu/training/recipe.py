@@ -32,6 +32,7 @@ class Recipe:
         nominal_units: public constant that the sum is divided by, after multiplying with the sampling rate: the
             number of units that the federation is designed for, never a private count.
         saturation: bound on each coordinate of one client's contribution.
+        weight_decay: lambda of the L2 term lambda / 2 |w|^2, which the server's step adds; 0 for none.
         local: settings of the clients' local training, for the client unit: `epochs`, `batch_size`, `learning_rate`.
 
     Raises:
@@ -47,6 +48,7 @@ class Recipe:
     sampling_rate: float
     nominal_units: int
     saturation: float
+    weight_decay: float = 0.0
     local: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,6 +67,8 @@ class Recipe:
             raise ArgumentError(
                 "sampling_rate", self.sampling_rate, "1 for the client unit, whose participation is public"
             )
+        if not 0.0 <= self.weight_decay < float("inf"):
+            raise ArgumentError("weight_decay", self.weight_decay, "a finite number that is not negative")
         if self.saturation < self.clip_norm:
             raise ArgumentError("saturation", self.saturation, f"at least the clip norm {self.clip_norm!r}")
 
@@ -105,7 +109,7 @@ class TrainingState:
     Attributes:
         model: after `rounds` rounds.
         velocity: momentum buffer, shape (d,), float64.
-        rounds: rounds done.
+        rounds: rounds of training behind it. Those in which data was forgotten do not count.
         last_round: number of the round that the newest release came from; -1 before the first.
     """
 
@@ -123,20 +127,26 @@ class TrainingState:
         """The same model with the momentum buffer emptied."""
         return replace(self, velocity=np.zeros_like(self.velocity))
 
-    def step(self, released: ReleasedSum, recipe: Recipe, *, rate_factor: float = 1.0) -> TrainingState:
-        """Descend along one released sum: v <- momentum v + sum / (rate * nominal units); w <- w - learning_rate v.
+    def step(
+        self, released: ReleasedSum, recipe: Recipe, *, rate_factor: float = 1.0, training: bool = True
+    ) -> TrainingState:
+        """Descend along one released sum: v <- momentum v + mean + weight_decay w; w <- w - learning_rate v.
+
+        The mean is sum / (rate * nominal units).
 
         Args:
             released: sum of clipped gradients, or of negative clipped updates.
             rate_factor: multiplies the learning rate.
+            training: whether this counts as a round of training.
 
         Raises:
             NonFiniteError: training diverged.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             mean = released.values / (recipe.sampling_rate * recipe.nominal_units)
-            velocity = recipe.momentum * self.velocity + mean
-            moved = self.model.vector.astype(np.float64) - rate_factor * recipe.learning_rate * velocity
+            vector = self.model.vector.astype(np.float64)
+            velocity = recipe.momentum * self.velocity + mean + recipe.weight_decay * vector
+            moved = vector - rate_factor * recipe.learning_rate * velocity
             finite = bool(np.isfinite(moved.astype(np.float32)).all())
         if not finite:
             raise NonFiniteError(
@@ -146,6 +156,6 @@ class TrainingState:
         return TrainingState(
             model=self.model.derived(moved, released),
             velocity=velocity,
-            rounds=self.rounds + 1,
+            rounds=self.rounds + training,
             last_round=released.round_number,
         )

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import ArgumentError
+from secure_fu.errors import ArgumentError, HistoryError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
-from secure_fu.privacy import MAX_SUMMED_VECTORS
+from secure_fu.privacy import MAX_SUMMED_VECTORS, Unit
+from secure_fu.training.history import ClientHistory
 from secure_fu.training.local_updates import StackedUpdates
+from secure_fu.training.model_archive import ModelArchive
 
-__all__ = ["HistoryEntry", "Silo"]
+__all__ = ["Silo", "check_whole_units"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HistoryEntry:
-    """What a client did in one training round.
-
-    Attributes:
-        model: that it computed on, shape (d,), float32, as the server released it.
-        sampled: which of its records were in its secret sample, shape (n,).
-    """
-
-    model: NDArray[np.float32]
-    sampled: NDArray[np.bool_]
-
-
-@dataclass(eq=False, repr=False)
 class Silo:
     """A client's data and own history. Never leaves the client.
 
@@ -37,11 +27,15 @@ class Silo:
         name: of the client.
         records: all n of its records.
         gradients: computes sums of clipped gradients of the federation's model.
+        model: the federation's, for its architecture.
         forgotten: marks of the records that are to be forgotten, shape (n,).
-        history: one entry a training round, where the client keeps it (record and group unit).
-        own_updates: sum of its clipped updates, shape (d,), for the client unit; None before the first.
-        keeps_history: whether it does.
+        history: of the training rounds up to now; None where the client keeps none.
+        line: where it writes down the rounds to come, without the forgotten records; None where it does not.
         stacked: computes updates for the client unit together with other clients of a simulation; None computes alone.
+
+    Raises:
+        ArgumentError: marks of another length.
+        HistoryError: the history is of another model, or of another number of records.
     """
 
     name: str
@@ -49,11 +43,19 @@ class Silo:
     gradients: PerRecordGradients
     model: FlatModel
     forgotten: NDArray[np.bool_]
-    keeps_history: bool = True
-    history: list[HistoryEntry] = field(default_factory=list)
-    own_updates: NDArray[np.float64] | None = None
+    history: ClientHistory | None = None
+    line: ClientHistory | None = None
     stacked: StackedUpdates | None = None
-    _newest: tuple[NDArray[np.float32], NDArray[np.float64]] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.records)
+        if self.forgotten.shape != (count,):
+            raise ArgumentError("forgotten", self.forgotten.shape, f"shape ({count},)")
+        if self.history is not None and (self.history.records, self.history.dimension) != (count, self.model.dimension):
+            raise HistoryError(
+                f"the history of client {self.name!r} is of {self.history.records} records and a model of "
+                f"{self.history.dimension} parameters; expected {count} records and {self.model.dimension} parameters"
+            )
 
     @classmethod
     def of(
@@ -64,12 +66,20 @@ class Silo:
         gradients: PerRecordGradients,
         *,
         keeps_history: bool = True,
+        folder: Path | None = None,
+        archive: ModelArchive | None = None,
         stacked: StackedUpdates | None = None,
     ) -> Silo:
         """A silo with nothing to forget.
 
+        Args:
+            keeps_history: whether it remembers its training rounds.
+            folder: of its history, for this client alone; None keeps it in memory.
+            archive: of the models that histories refer to, which the clients of a simulation share; None makes one.
+
         Raises:
             ArgumentError: it has no records, or more than the float64 error in the sensitivity allows for.
+            HistoryError: the folder holds a history that is damaged or does not fit, or cannot be used.
         """
         if len(records) == 0:
             raise ArgumentError(f"records of client {name!r}", "0 records", "at least one record")
@@ -77,54 +87,83 @@ class Silo:
             raise ArgumentError(
                 f"records of client {name!r}", f"{len(records)} records", f"at most {MAX_SUMMED_VECTORS}"
             )
+        history = None
+        if keeps_history:
+            history = ClientHistory(records=len(records), dimension=model.dimension, folder=folder, archive=archive)
         return cls(
             name=name,
             records=records,
             gradients=gradients,
             model=model,
             forgotten=np.zeros(len(records), dtype=np.bool_),
-            keeps_history=keeps_history,
+            history=history,
+            line=history,
             stacked=stacked,
         )
 
     def __repr__(self) -> str:
         return f"Silo({self.name!r}, {len(self.records)} records)"
 
-    def forgetting(self, forgotten: NDArray[np.bool_]) -> Silo:
-        """The same client after it marked records as to be forgotten: same data, a copy of the history.
+    def forgetting(
+        self, forgotten: NDArray[np.bool_], unit: Unit | None = None, *, continues_after: int | None = None
+    ) -> Silo:
+        """The same client after it marked records as to be forgotten: same data, a copy on write of the history.
 
         Args:
             forgotten: shape (n,).
+            unit: refuse marks that part a unit of this kind.
+            continues_after: for a deletion that is executed, the number of the last round behind the state that it
+                starts from: the copy remembers the rounds to come, after those up to that one. None remembers nothing.
+
+        Raises:
+            ArgumentError: marks of another length, or a part of a unit.
         """
-        if forgotten.shape != (len(self.records),):
-            raise ArgumentError("forgotten", forgotten.shape, f"shape ({len(self.records)},)")
-        return Silo(
-            name=self.name,
-            records=self.records,
-            gradients=self.gradients,
-            model=self.model,
-            forgotten=forgotten,
-            keeps_history=False,
-            history=list(self.history),
-            own_updates=self.own_updates,
-            stacked=None if forgotten.any() else self.stacked,
+        if unit is not None and forgotten.shape == (len(self.records),):
+            check_whole_units(self.records, forgotten, unit)
+        history = line = None
+        if self.history is not None:
+            history = self.history.branch()
+            if continues_after is not None:
+                line = self.history.branch()
+                line.forget_after(continues_after)
+                line.erase(forgotten)
+        return replace(
+            self, forgotten=forgotten, history=history, line=line, stacked=None if forgotten.any() else self.stacked
         )
 
-    def remember_sample(self, model: NDArray[np.float32], sampled: NDArray[np.bool_]) -> None:
-        """Keep what a training round took. A round asked for again, on the same model, takes the place of the first."""
-        if self.keeps_history:
-            if self.history and np.array_equal(self.history[-1].model, model):
-                self.history.pop()
-            self.history.append(HistoryEntry(model, sampled))
+    def erased(self) -> Silo:
+        """The client after the deletion was executed: without the marked records and all that it remembers of them.
 
-    def remember_update(self, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
-        """Keep a round's clipped update, shape (d,); a round asked for again takes the place of the first."""
-        if self.keeps_history:
-            total = np.zeros_like(update) if self.own_updates is None else self.own_updates
-            if self._newest is not None and np.array_equal(self._newest[0], model):
-                total = total - self._newest[1]
-            self._newest = (model, update)
-            self.own_updates = total + update
+        Of what :meth:`forgetting` returned. The history goes on where `continues_after` said, or as it was; it takes
+        the place of the one that it was copied from, on disk as well, and what is not in it is destroyed.
+
+        Raises:
+            HistoryError: a file cannot be read, moved or destroyed.
+        """
+        history = None
+        if self.history is not None:
+            history = self.line
+            if history is None:
+                history = self.history
+                history.erase(self.forgotten)
+            history = history.settle()
+        return replace(
+            self,
+            records=self.retained_records,
+            forgotten=np.zeros(int((~self.forgotten).sum()), dtype=np.bool_),
+            history=history,
+            line=history,
+        )
+
+    def remember_sample(self, round_number: int, model: NDArray[np.float32], sampled: NDArray[np.bool_]) -> None:
+        """Keep what a training round took, marks of shape (n,); see :meth:`ClientHistory.remember_sample`."""
+        if self.line is not None and not self.leaves:
+            self.line.remember_sample(round_number, model, sampled[~self.forgotten])
+
+    def remember_update(self, round_number: int, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
+        """Keep a round's clipped update, shape (d,); see :meth:`ClientHistory.remember_update`."""
+        if self.line is not None and not self.leaves:
+            self.line.remember_update(round_number, model, update)
 
     @cached_property
     def retained_records(self) -> Records:
@@ -140,3 +179,21 @@ class Silo:
     def leaves(self) -> bool:
         """Whether nothing of this client stays."""
         return bool(self.forgotten.all())
+
+
+def check_whole_units(records: Records, forgotten: NDArray[np.bool_], unit: Unit) -> None:
+    """Refuse to forget a part of a unit: what stays of it would still be charged, and bounded, as one unit.
+
+    Raises:
+        ArgumentError: the mark parts a client, for the client unit, or somebody's records, for the group unit.
+    """
+    if unit is Unit.CLIENT:
+        parted = bool(forgotten.any() and not forgotten.all())
+    elif unit is Unit.GROUP and records.groups is not None:
+        parted = bool(np.isin(records.groups[~forgotten], records.groups[forgotten]).any())
+    else:
+        parted = False
+    if parted:
+        raise ArgumentError(
+            "request", f"{int(forgotten.sum())} records", f"whole units: the privacy unit is the {unit.value}"
+        )

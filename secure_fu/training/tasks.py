@@ -13,7 +13,7 @@ from secure_fu.protocol.sums import RandomStream
 from secure_fu.training.local_updates import single_update
 from secure_fu.training.silo import Silo
 
-__all__ = ["TrainingTask", "check_client_rates", "clipped_gradients", "sample_units", "training_task"]
+__all__ = ["TrainingTask", "check_client_rates", "clipped_gradients", "own_update", "sample_units", "training_task"]
 
 
 def sample_units(records: Records, unit: Unit, rate: float, stream: RandomStream) -> NDArray[np.bool_]:
@@ -88,8 +88,9 @@ class TrainingTask:
         """See :class:`~secure_fu.protocol.LocalTask`.
 
         Raises:
-            ArgumentError: a rate that the unit cannot have.
+            ArgumentError: a rate that the unit cannot have, or a model of another length.
             DataError: no group column for the group unit.
+            HistoryError: what the client remembers of the round cannot be written.
         """
         check_client_rates(terms)
         if terms.unit is Unit.CLIENT:
@@ -98,19 +99,30 @@ class TrainingTask:
         sampled = sample_units(silo.records, terms.unit, terms.retained_rate, stream) & ~silo.forgotten
         gradients = clipped_gradients(silo, model, silo.records.subset(sampled), terms)
         # Only then: a history with models that gradients cannot be made of would fail later, for some records alone.
-        silo.remember_sample(model, sampled)
+        silo.remember_sample(terms.round_number, model, sampled)
         return gradients
 
     def _update(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
-        silo = self._silo
-        if silo.leaves or terms.retained_rate == 0.0:
-            return np.zeros(len(model))
-        if silo.stacked is not None:
-            update = silo.stacked.update(silo.name, model, terms)
-        else:
-            update = single_update(silo.name, silo.model, model, silo.retained_records, terms)
-        silo.remember_update(model, update)
+        update = own_update(self._silo, model, terms)
+        if update is None:
+            return np.zeros(self._silo.model.dimension)
+        self._silo.remember_update(terms.round_number, model, update)
         return -update
+
+
+def own_update(silo: Silo, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64] | None:
+    """A client's clipped update by what it retains, shape (d,); None if it leaves, or at a retained rate of 0.
+
+    Raises:
+        ArgumentError: a model of another length; also of who leaves, for it must not show who does.
+    """
+    if model.shape != (silo.model.dimension,):
+        raise ArgumentError("model", f"of shape {model.shape}", f"shape ({silo.model.dimension},)")
+    if silo.leaves or terms.retained_rate == 0.0:
+        return None
+    if silo.stacked is not None:
+        return silo.stacked.update(silo.name, model, terms)
+    return single_update(silo.name, silo.model, model, silo.retained_records, terms)
 
 
 def training_task(silo: Silo) -> LocalTask:

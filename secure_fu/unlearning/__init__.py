@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from secure_fu.errors import ArgumentError, ConfigError
 from secure_fu.unlearning.baselines import FineTune, Scratch
 from secure_fu.unlearning.correction import Correction
-from secure_fu.unlearning.guarantee import Baseline, Certified, Exact, Guarantee, Heuristic
-from secure_fu.unlearning.joint import JointRounds
-from secure_fu.unlearning.method import Deletion, UnlearningMethod
+from secure_fu.unlearning.guarantee import Baseline, Certified, CertifiedModel, Exact, Guarantee, Heuristic
+from secure_fu.unlearning.joint import JointRounds, JointTask
+from secure_fu.unlearning.method import Checkpoints, Deletion, Outcome, PlannedRounds, UnlearningMethod
+from secure_fu.unlearning.requirement import Requirement
 from secure_fu.unlearning.rerun import Rerun, TrainingRounds
 from secure_fu.unlearning.retrain import Retrain
 from secure_fu.unlearning.rollback import Rollback
@@ -22,6 +23,8 @@ __all__ = [
     "METHODS",
     "Baseline",
     "Certified",
+    "CertifiedModel",
+    "Checkpoints",
     "Correction",
     "Deletion",
     "Exact",
@@ -29,6 +32,10 @@ __all__ = [
     "Guarantee",
     "Heuristic",
     "JointRounds",
+    "JointTask",
+    "Outcome",
+    "PlannedRounds",
+    "Requirement",
     "Rerun",
     "Retrain",
     "Rollback",

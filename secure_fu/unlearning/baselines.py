@@ -31,7 +31,11 @@ class _FewRounds(TrainingRounds):
         if self.length < 1:
             raise ArgumentError("length", self.length, "at least 1 round")
 
-    def rounds(self, deletion: Deletion) -> int:
+    def training_rounds(self, deletion: Deletion) -> int:
+        """The `length` set."""
+        return self.length
+
+    def most_rounds(self, trained: int) -> int:
         """The `length` set."""
         return self.length
 

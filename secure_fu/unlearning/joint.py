@@ -16,7 +16,7 @@ from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import OnRound, Silo, TrainingState, TrainingTask, no_observer, sample_units
 from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
-from secure_fu.unlearning.method import Deletion, UnlearningMethod
+from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
 
 __all__ = ["JointRounds", "JointTask"]
 
@@ -94,7 +94,12 @@ class JointRounds(UnlearningMethod):
             raise ArgumentError("rate_factor", self.rate_factor, "a positive finite number")
 
     @final
-    def rounds(self, deletion: Deletion) -> int:
+    def plan(self, deletion: Deletion) -> tuple[PlannedRounds, ...]:
+        """`length` rounds that both kinds of units enter."""
+        return (PlannedRounds.of(deletion, self.length, forgotten_rate=deletion.recipe.sampling_rate),)
+
+    @final
+    def most_rounds(self, trained: int) -> int:
         """The `length` set."""
         return self.length
 
@@ -109,7 +114,7 @@ class JointRounds(UnlearningMethod):
         return Heuristic(f"{self.length} rounds {self.what}")
 
     @final
-    def run(self, sums: SecureSums, deletion: Deletion, on_round: OnRound = no_observer) -> TrainingState:
+    def run(self, sums: SecureSums, deletion: Deletion, on_round: OnRound = no_observer) -> Outcome:
         """See :meth:`UnlearningMethod.run`."""
         recipe, state = deletion.recipe, self.start_state(deletion)
         for _ in range(self.length):
@@ -119,6 +124,6 @@ class JointRounds(UnlearningMethod):
                 model=state.model,
                 forgotten_rate=recipe.sampling_rate,
             )
-            state = state.step(sums.secure_sum(request), recipe, rate_factor=self.rate_factor)
+            state = state.step(sums.secure_sum(request), recipe, rate_factor=self.rate_factor, training=False)
             on_round(state)
-        return state
+        return Outcome(state=state, guarantee=self.guarantee(deletion))

@@ -18,9 +18,9 @@ class Retrain(Rerun):
     name: ClassVar[str] = "retrain"
     title: ClassVar[str] = "Retrained from scratch"
 
-    def rounds(self, deletion: Deletion) -> int:
-        """As many as training took."""
-        return deletion.recipe.rounds
+    def training_rounds(self, deletion: Deletion) -> int:
+        """As many as training took so far."""
+        return deletion.rounds
 
     def checkpoint(self, deletion: Deletion) -> int:
         """Always 0, the public start."""

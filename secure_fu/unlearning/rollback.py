@@ -18,10 +18,9 @@ __all__ = ["Rollback"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback(Rerun):
-    """Resume from a checkpoint on a public grid, with the optimiser state of then.
+    """Resume from a checkpoint of the public grid that the server keeps, with the optimiser state of then.
 
     Attributes:
-        checkpoint_every: the public grid, in rounds; a coarser one tells less about who joined when.
         forget_epsilon: take the latest checkpoint up to which the forgotten units, as a group, had paid at most this;
             0 takes the latest from before they took part.
 
@@ -29,26 +28,22 @@ class Rollback(Rerun):
         ArgumentError: a setting is out of its domain.
     """
 
-    checkpoint_every: int = 10
     forget_epsilon: float = 0.0
 
     name: ClassVar[str] = "rollback"
     title: ClassVar[str] = "Rollback"
 
     def __post_init__(self) -> None:
-        if self.checkpoint_every < 1:
-            raise ArgumentError("checkpoint_every", self.checkpoint_every, "at least 1")
         if not 0.0 <= self.forget_epsilon < float("inf"):
             raise ArgumentError("forget_epsilon", self.forget_epsilon, "a finite number that is not negative")
 
-    def rounds(self, deletion: Deletion) -> int:
+    def training_rounds(self, deletion: Deletion) -> int:
         """Those of training that came after the checkpoint."""
-        return deletion.recipe.rounds - self.checkpoint(deletion)
+        return deletion.rounds - self.checkpoint(deletion)
 
     def checkpoint(self, deletion: Deletion) -> int:
-        """A multiple of `checkpoint_every`; see the class."""
-        checkpoints = range(0, deletion.recipe.rounds + 1, self.checkpoint_every)
-        return max(rounds for rounds in checkpoints if self._will_do(rounds, deletion))
+        """The latest that will do; see the class."""
+        return max(rounds for rounds in deletion.checkpoints.rounds if self._will_do(rounds, deletion))
 
     def _will_do(self, rounds: int, deletion: Deletion) -> bool:
         if rounds <= deletion.joined_at:

@@ -23,7 +23,7 @@ ROUNDS = 2
 METHODS = (
     Retrain(),
     Retrain(),  # a branch of its own, also the second time
-    Rollback(checkpoint_every=1),
+    Rollback(),
     Scrub(length=2),
     Correction(length=2),
     FineTune(length=1),

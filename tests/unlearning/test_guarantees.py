@@ -44,13 +44,12 @@ ADAPTIVE = "Assumed: the request and the settings of the run were not chosen aft
             "Exact: it is trained again without the data, with fresh noise, under the same public settings.",
         ),
         (Scratch(length=5), Exact, "under the same public settings, but for 5 rounds only."),
-        (Rollback(), Exact, "Exact: it goes back to round 10, before the data took part, and trains on without it"),
-        (Rollback(checkpoint_every=100), Exact, "Exact: it is trained again without the data"),
+        (Rollback(), Exact, "Exact: it goes back to round 12, before the data took part, and trains on without it"),
         (
-            Rollback(checkpoint_every=1, forget_epsilon=0.5),
+            Rollback(forget_epsilon=0.5),
             Certified,
-            "Certified: epsilon 0.50 at delta 1e-05 for a group of 3 units; it goes back to round 17, up to which the "
-            "ledger charged the forgotten units this much.",
+            "Certified: epsilon 0.50 at delta 1e-05 for a group of 3 units, in the view of every release; it goes back "
+            "to round 17, up to which the ledger charged the forgotten units this much.",
         ),
         (Scrub(), Heuristic, "Heuristic: 10 rounds pull the forgotten records towards the model's own output"),
         (Correction(length=4), Heuristic, "Heuristic: 4 rounds take back each forgotten unit's own clipped history"),
@@ -62,7 +61,7 @@ ADAPTIVE = "Assumed: the request and the settings of the run were not chosen aft
     ],
 )
 def test_kinds_and_words(method, kind, text):
-    found = method.guarantee(deletion())
+    found = method.guarantee(deletion(declared=lambda _: True))
     assert type(found) is kind
     assert found.kind == kind.__name__.lower()
     assert text in found.describe()
@@ -75,10 +74,12 @@ def test_kinds_and_words(method, kind, text):
 
 
 def test_a_certificate_for_one_unit_and_one_without_a_bound():
-    method = Rollback(checkpoint_every=1, forget_epsilon=0.5)
-    assert "for one unit;" in method.guarantee(deletion(units=1)).describe()
+    method = Rollback(forget_epsilon=0.5)
+    assert "for one unit, in the view" in method.guarantee(deletion(units=1, declared=lambda _: True)).describe()
     unbounded = Certified(epsilon=None, delta=1e-5, group_size=143, reason="because", assumptions=())
-    assert unbounded.describe() == "Certified: epsilon unbounded at delta 1e-05 for a group of 143 units; because."
+    assert unbounded.describe() == (
+        "Certified: epsilon unbounded at delta 1e-05 for a group of 143 units, in the view of every release; because."
+    )
 
 
 # No method can claim what it does not compute
@@ -99,7 +100,7 @@ def test_the_kind_of_claim_is_in_the_type():
 
 @pytest.mark.parametrize("family", [Rerun, JointRounds])
 def test_what_a_claim_rests_on_is_final(family):
-    members = {"guarantee", "start_state", "run", *({"client_tasks"} if family is Rerun else {"rounds"})}
+    members = {"guarantee", "start_state", "run", *({"client_tasks"} if family is Rerun else set()), "plan", "rounds"}
     for member in members:
         assert getattr(getattr(family, member), "__final__", False), f"{family.__name__}.{member}"
         for method in METHODS.values():
@@ -116,7 +117,7 @@ class Boastful(Rerun):
     name: ClassVar[str] = "boastful"
     title: ClassVar[str] = "Boastful"
 
-    def rounds(self, deletion):
+    def training_rounds(self, deletion):
         return 1
 
     def checkpoint(self, deletion):
@@ -125,7 +126,7 @@ class Boastful(Rerun):
 
 @pytest.mark.parametrize("to", range(21))
 def test_a_rerun_claims_what_the_ledger_says_of_its_checkpoint(to):
-    found = Boastful(to=to).guarantee(deletion())
+    found = Boastful(to=to).guarantee(deletion(declared=lambda _: True))
     if to <= 12:
         assert isinstance(found, Exact)
     else:
@@ -135,7 +136,7 @@ def test_a_rerun_claims_what_the_ledger_says_of_its_checkpoint(to):
 
 
 def test_an_infinite_charge_is_no_bound_and_never_exact():
-    found = Boastful(to=15).guarantee(deletion(lambda rounds: None if rounds > 12 else 0.0))
+    found = Boastful(to=15).guarantee(deletion(lambda rounds: None if rounds > 12 else 0.0, declared=lambda _: True))
     assert isinstance(found, Certified)
     assert found.epsilon is None
     assert "unbounded" in found.describe()
@@ -162,15 +163,18 @@ def federation(noise_multiplier=None, **arguments):
         rounds=6,
         sampling_rate=0.3,
         noise_multiplier=noise_multiplier,
+        checkpoint_every=1,
     )
     return Federation(module, clients, plan=plan, scheme_name="plain", **arguments)
 
 
 def test_a_certificate_is_what_the_group_of_forgotten_units_had_paid_up_to_the_checkpoint():
-    with federation(joins={"silo-4": 3}) as federated:
+    method = Rollback(forget_epsilon=4.0)
+    with federation(joins={"silo-4": 3}, methods=[method]) as federated:
         federated.train()
         request = DeletionRequest.some_records("silo-4", (2, 5, 6))
-        found = federated.unlearn(request, Rollback(checkpoint_every=5, forget_epsilon=100.0)).guarantee
+        assert [method.checkpoint(federated.deletion(request))] == [5], "it stops short of the last round"
+        found = federated.unlearn(request, method).guarantee
         counts = federated.ledger.event_counts("original", "silo-4", Subject.FORGOTTEN, Phase.TRAINING)
     (event,) = counts
     assert counts[event] == 3
@@ -191,7 +195,7 @@ def test_rounds_that_had_to_be_asked_for_again_do_not_make_a_rollback_late():
         uploads = [traffic.uploads for traffic in federated.training_traffic]
         assert uploads == [4, 5, 5, 5, 5, 5], "it took part from the second round on"
         case = federated.deletion(DeletionRequest.whole_client("silo-4"))
-        method = Rollback(checkpoint_every=1)
+        method = Rollback()
         assert method.checkpoint(case) == 1
         assert isinstance(method.guarantee(case), Exact)
         assert isinstance(Boastful(to=3).guarantee(case), Certified)

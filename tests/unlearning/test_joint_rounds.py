@@ -61,7 +61,7 @@ def small_federation(unit=Unit.RECORD, scheme="plain"):
 
 ALL = (
     Retrain(),
-    Rollback(checkpoint_every=1),
+    Rollback(),
     Scrub(length=2),
     Correction(length=2),
     FineTune(length=2),

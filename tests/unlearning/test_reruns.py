@@ -79,25 +79,30 @@ def test_a_client_that_leaves_sends_zero(method, unit):
 
 
 @pytest.mark.parametrize(
-    ("method", "rounds", "start"),
+    ("method", "every", "rounds", "start"),
     [
-        (Retrain(), 20, 0),
-        (Rollback(), 10, 10),
-        (Rollback(checkpoint_every=4), 8, 12),
-        (Rollback(checkpoint_every=4, forget_epsilon=0.4), 4, 16),
-        (FineTune(), 10, 20),
-        (FineTune(length=3), 3, 20),
-        (Scratch(length=7), 7, 0),
+        (Retrain(), 10, 20, 0),
+        (Rollback(), 10, 10, 10),
+        (Rollback(), 4, 8, 12),
+        (Rollback(forget_epsilon=0.4), 4, 4, 16),
+        (FineTune(), 10, 10, 20),
+        (FineTune(length=3), 10, 3, 20),
+        (Scratch(length=7), 10, 7, 0),
     ],
 )
-def test_a_rerun_starts_from_its_checkpoint_and_asks_for_training_rounds_without_the_forgotten(method, rounds, start):
-    case, sums, seen = deletion(), ScriptedSums(), []
-    final = method.run(sums, case, seen.append)
+def test_a_rerun_starts_from_its_checkpoint_and_asks_for_training_rounds_without_the_forgotten(
+    method, every, rounds, start
+):
+    case, sums, seen = deletion(every=every), ScriptedSums(), []
+    outcome = method.run(sums, case, seen.append)
     assert method.rounds(case) == rounds == len(sums.requests) == len(seen)
-    assert method.start_state(case).model is case.states[start].model
-    assert sums.requests[0].model is case.states[start].model
-    assert final is seen[-1]
-    assert final.rounds == start + rounds
+    assert method.start_state(case).model is case.checkpoints.load(start).model
+    assert sums.requests[0].model is case.checkpoints.load(start).model
+    assert outcome.state is seen[-1]
+    assert outcome.guarantee == method.guarantee(case)
+    assert outcome.state.rounds == (start if isinstance(method, FineTune) else start + rounds), (
+        "fine-tuning is no training"
+    )
     for request, state in zip(sums.requests[1:], seen, strict=False):
         assert request.model is state.model
     for request in sums.requests:
@@ -108,20 +113,21 @@ def test_a_rerun_starts_from_its_checkpoint_and_asks_for_training_rounds_without
 
 
 def test_a_rollback_takes_the_optimiser_back_and_fine_tuning_starts_at_rest():
-    case = deletion()
     # With sums of zero the model moves by its momentum alone.
-    for method, start, velocity in (
-        (Rollback(), 10, case.states[10].velocity),
-        (Rollback(checkpoint_every=4), 12, case.states[12].velocity),
-        (FineTune(), 20, np.zeros(MODEL.dimension)),
-        (Retrain(), 0, np.zeros(MODEL.dimension)),
+    for method, every, start, at_rest in (
+        (Rollback(), 10, 10, False),
+        (Rollback(), 4, 12, False),
+        (FineTune(), 10, 20, True),
+        (Retrain(), 10, 0, True),
     ):
+        case = deletion(every=every)
+        velocity = np.zeros(MODEL.dimension) if at_rest else case.checkpoints.load(start).velocity
+        assert at_rest is not np.any(velocity)
         seen = []
         method.run(ScriptedSums(), case, seen.append)
-        vector = case.states[start].model.vector.astype(np.float64)
+        vector = case.checkpoints.load(start).model.vector.astype(np.float64)
         moved = vector - case.recipe.learning_rate * case.recipe.momentum * velocity
         assert np.array_equal(seen[0].model.vector, moved.astype(np.float32))
-    assert np.linalg.norm(case.states[10].velocity) > 0.0
 
 
 @pytest.mark.parametrize(
@@ -143,16 +149,16 @@ def test_a_rollback_takes_the_optimiser_back_and_fine_tuning_starts_at_rest():
 def test_rollback_takes_the_latest_checkpoint_of_the_grid_up_to_which_the_units_had_paid_no_more(
     every, epsilon, expected
 ):
-    assert Rollback(checkpoint_every=every, forget_epsilon=epsilon).checkpoint(deletion()) == expected
+    assert Rollback(forget_epsilon=epsilon).checkpoint(deletion(every=every)) == expected
 
 
 def test_an_infinite_charge_is_never_small_enough():
     case = deletion(lambda rounds: None if rounds > 12 else 0.0)
-    assert Rollback(checkpoint_every=1, forget_epsilon=1e9).checkpoint(case) == 12
+    assert Rollback(forget_epsilon=1e9).checkpoint(case) == 12
 
 
 def test_units_that_were_there_from_the_start_take_rollback_to_the_public_start():
-    case = deletion(lambda rounds: 0.1 * rounds, joined_at=0)
+    case = deletion(lambda rounds: 0.1 * rounds, joined_at=0, every=10)
     assert Rollback().checkpoint(case) == 0
     assert Rollback(forget_epsilon=1.0).checkpoint(case) == 10
 
@@ -160,14 +166,13 @@ def test_units_that_were_there_from_the_start_take_rollback_to_the_public_start(
 def test_a_rollback_that_goes_back_nowhere_runs_no_round():
     case, sums = deletion(), ScriptedSums()
     method = Rollback(forget_epsilon=10.0)
-    assert method.run(sums, case) is case.states[20]
+    assert method.run(sums, case).state is case.original
     assert sums.requests == []
 
 
 @pytest.mark.parametrize(
     ("make", "argument"),
     [
-        (lambda: Rollback(checkpoint_every=0), "checkpoint_every"),
         (lambda: Rollback(forget_epsilon=-0.1), "forget_epsilon"),
         (lambda: Rollback(forget_epsilon=float("nan")), "forget_epsilon"),
         (lambda: Rollback(forget_epsilon=float("inf")), "forget_epsilon"),
@@ -184,7 +189,7 @@ def test_settings_out_of_their_domain(make, argument):
 # A whole federation
 
 
-def federation(last, *, unit=Unit.RECORD, scheme="plain", joins=True):
+def federation(last, *, unit=Unit.RECORD, scheme="plain", joins=True, methods=()):
     """Four silos of digits; what the last one holds, and nothing else, is up to the caller. Noise follows a seed."""
     clients, _, _, _ = digit_silos(4)
     clients = {name: own.subset(np.arange(len(own)) < 40) for name, own in clients.items()}
@@ -199,11 +204,13 @@ def federation(last, *, unit=Unit.RECORD, scheme="plain", joins=True):
         rounds=6,
         sampling_rate=1.0 if unit is Unit.CLIENT else 0.3,
         local=LOCAL if unit is Unit.CLIENT else None,
+        checkpoint_every=2,
     )
     return Federation(
         module,
         clients,
         plan=plan,
+        methods=methods,
         scheme_name=scheme,
         joins={"silo-3": 4} if joins else None,
         randomness=InsecureDeterministicRandomness(7),
@@ -216,14 +223,14 @@ def poisoned(own):
 
 @pytest.mark.parametrize(
     ("method", "joins"),
-    [(Retrain(), True), (Retrain(), False), (Rollback(checkpoint_every=2), True), (Scratch(length=2), False)],
+    [(Retrain(), True), (Retrain(), False), (Rollback(), True), (Scratch(length=2), False)],
 )
 @pytest.mark.parametrize("unit", [Unit.RECORD, Unit.CLIENT])
 def test_no_bit_of_an_exact_method_s_model_depends_on_what_was_forgotten(method, joins, unit):
     """With noise and sampling held fixed, whatever the leaving client held, the outcome is the same model."""
     models, originals = set(), set()
     for last in (lambda own: own, poisoned):
-        with federation(last, unit=unit, joins=joins) as federated:
+        with federation(last, unit=unit, joins=joins, methods=[method]) as federated:
             originals.add(federated.train().model.digest)
             unlearned = federated.unlearn(DeletionRequest.whole_client("silo-3"), method)
             assert unlearned.guarantee.kind == "exact"
@@ -238,7 +245,7 @@ def test_encrypted_as_well():
         with federation(last, scheme="bfv") as federated:
             federated.train()
             request = DeletionRequest.whole_client("silo-3")
-            models.add(federated.unlearn(request, Rollback(checkpoint_every=2)).state.model.digest)
+            models.add(federated.unlearn(request, Rollback()).state.model.digest)
     assert len(models) == 1
 
 

@@ -13,7 +13,7 @@ from secure_fu.learning import FlatModel, PerRecordGradients, Records, Trigger, 
 from secure_fu.privacy import Unit
 from secure_fu.protocol import ReleasedModel, ReleasedSum, RoundTerms
 from secure_fu.training import Recipe, Silo, TrainingState
-from secure_fu.unlearning import Deletion
+from secure_fu.unlearning import METHODS, Deletion
 
 INPUTS, HIDDEN, CLASSES = 4, 5, 3
 MODEL = FlatModel(mlp(INPUTS, (HIDDEN,), CLASSES, 0))
@@ -48,7 +48,7 @@ def silo(own=None, forgotten=None, name="silo", **arguments):
     return made if forgotten is None else made.forgetting(np.asarray(forgotten, dtype=bool))
 
 
-def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, number=0):
+def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, number=0, length=None):
     return RoundTerms(
         purpose="unlearn/test",
         round_number=number,
@@ -57,6 +57,7 @@ def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, numb
         retained_rate=retained,
         forgotten_rate=forgotten,
         settings=LOCAL,
+        length=MODEL.dimension if length is None else length,
     )
 
 
@@ -114,16 +115,48 @@ def states(rounds, seed=0):
     )
 
 
-def deletion(paid=lambda rounds: 0.1 * max(0, rounds - 12), *, joined_at=12, units=3, **changes):
+class KeptStates:
+    """Checkpoints in memory, on a grid of their own."""
+
+    def __init__(self, kept, every=1):
+        self.kept = {state.rounds: state for state in kept if state.rounds % every == 0}
+
+    @property
+    def rounds(self):
+        return tuple(sorted(self.kept))
+
+    def load(self, rounds):
+        return self.kept[rounds]
+
+
+def deletion(
+    paid=lambda rounds: 0.1 * max(0, rounds - 12),
+    *,
+    joined_at=12,
+    units=3,
+    every=1,
+    adaptive=False,
+    declared=lambda method: method in {kind() for kind in METHODS.values()},
+    last=None,
+    **changes,
+):
     """A deletion of units that joined after 12 of 20 rounds, and that the ledger has charged `paid(rounds)` since."""
     own = recipe(**changes)
+    done = states(own.rounds)
     return Deletion(
         recipe=own,
-        states=states(own.rounds),
+        model=MODEL,
+        checkpoints=KeptStates(done, every),
+        original=done[-1],
         joined_at=joined_at,
         forgotten_units=units,
         unit_epsilon=paid,
+        last_epsilon=paid(own.rounds) if last is None else last,
         delta=1e-5,
+        assured=2,
+        cohort=3,
+        adaptive=adaptive,
+        declared=declared,
     )
 
 

@@ -1,0 +1,1 @@
+"""The comparison of all unlearning methods, in parts; :mod:`unlearning` beside this folder runs it."""

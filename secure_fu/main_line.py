@@ -1,0 +1,201 @@
+"""Where a federation stands: its newest model, what the server kept on the way, and which deletions it has executed.
+
+Training and executed deletions follow one another on the main line. What happened on it is told by the ledger alone: a
+state comes from the rounds of some branches, each up to some round, and a unit has paid for it what the ledger charged
+in those rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fu.deletion import DeletionBatch, DeletionRequest
+from secure_fu.errors import ProtocolError
+from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
+from secure_fu.protocol import InProcessSums, Transcript
+from secure_fu.training import CheckpointStore, Lineage, TrainingState
+from secure_fu.unlearning import Deletion, Guarantee, Rerun, UnlearningMethod
+
+__all__ = ["ORIGINAL", "Executed", "MainLine"]
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executed:
+    """A deletion that was executed on the main line.
+
+    Attributes:
+        request: what was forgotten.
+        method: by its name.
+        branch: of the ledger, that the deletion's rounds are in.
+        forgotten_units: how many units, the size of the group that the guarantee is about.
+        guarantee: as it stands. A later request that may have been chosen after seeing models weakens what was proved
+            for requests that were not.
+        if_adaptive: what is left of it then.
+    """
+
+    request: DeletionRequest | DeletionBatch
+    method: str
+    branch: str
+    forgotten_units: int
+    guarantee: Guarantee
+    if_adaptive: Guarantee
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The branch that the main line is on, and what its rounds are run and linked with."""
+
+    branch: str
+    sums: InProcessSums
+    transcript: Transcript
+
+
+class MainLine:
+    """The main line of one federation.
+
+    Args:
+        ledger: the federation's.
+        checkpoints: of the server; holds the public start.
+        delta: at which epsilon is stated.
+    """
+
+    def __init__(self, *, ledger: PrivacyLedger, checkpoints: CheckpointStore, delta: float) -> None:
+        self.checkpoints = checkpoints
+        self.state = checkpoints.load(0)
+        self.gone: dict[str, NDArray[np.bool_]] = {}
+        self.executed: tuple[Executed, ...] = ()
+        self._ledger = ledger
+        self._delta = delta
+        self._before: Lineage = ()
+        self._begun: Begun | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a round was asked for."""
+        return self._begun is not None
+
+    @property
+    def begun(self) -> Begun:
+        """Its present branch.
+
+        Raises:
+            ProtocolError: no round was asked for yet.
+        """
+        if self._begun is None:
+            raise ProtocolError("no training round is done; train first")
+        return self._begun
+
+    def begin(self, sums: InProcessSums, transcript: Transcript) -> None:
+        """Start with training."""
+        self._begun = Begun(ORIGINAL, sums, transcript)
+
+    @property
+    def lineage(self) -> Lineage:
+        """Of the newest state."""
+        return self._lineage(self.state)
+
+    def _lineage(self, state: TrainingState) -> Lineage:
+        return (*self._before, (self.begun.branch, state.last_round))
+
+    def advance(self, state: TrainingState) -> None:
+        """A round of training is done."""
+        self.state = state
+        self.checkpoints.save(state, self.lineage)
+
+    def adopt(
+        self,
+        *,
+        executed: Executed,
+        method: UnlearningMethod,
+        deletion: Deletion,
+        marks: Mapping[str, NDArray[np.bool_]],
+        state: TrainingState,
+        passed: Collection[TrainingState],
+        sums: InProcessSums,
+        transcript: Transcript,
+    ) -> None:
+        """Go on from the outcome of a deletion; what knew the forgotten data is destroyed.
+
+        Args:
+            marks: what is forgotten, by client.
+            state: that the method ended in.
+            passed: states of training that it went through.
+            sums, transcript: of its branch.
+        """
+        if isinstance(method, Rerun):
+            kept = method.checkpoint(deletion)
+            start = self.lineage if kept == deletion.rounds else self.checkpoints.lineage(kept)
+        else:
+            kept, start = deletion.joined_at, self.lineage
+        self.checkpoints.destroy_after(min(kept, max(self.checkpoints.rounds)))
+        self._before, self._begun, self.state = start, Begun(executed.branch, sums, transcript), state
+        for earlier in (*passed, state):
+            if earlier.rounds > kept:
+                self.checkpoints.save(earlier, self._lineage(earlier))
+        for name, mask in marks.items():
+            if mask.any():
+                self.gone[name] = self.gone[name] | mask if name in self.gone else mask
+        if deletion.adaptive:
+            self.executed = tuple(replace(entry, guarantee=entry.if_adaptive) for entry in self.executed)
+        self.executed = (*self.executed, executed)
+
+    # What the ledger says of units that have been retained so far
+
+    def unit_epsilon(self, clients: Collection[str], group_size: int) -> Callable[[int], float | None]:
+        """Epsilon that a group of one client's units had paid for a checkpoint, the client's that paid most."""
+
+        def paid(rounds: int) -> float | None:
+            return self._largest(clients, self.checkpoints.lineage(rounds), group_size)
+
+        return paid
+
+    def last_epsilon(self, clients: Collection[str], group_size: int) -> float | None:
+        """The same for everything that was released, models that are no more included."""
+        return self._largest(clients, None, group_size)
+
+    def joined_at(self, clients: Collection[str]) -> int:
+        """Rounds of training behind the newest state for which none of these clients' units was charged."""
+        if not self._touched(clients, self.lineage):
+            return self.state.rounds
+        kept = self.checkpoints.rounds
+        return max(rounds for rounds in kept if not self._touched(clients, self.checkpoints.lineage(rounds)))
+
+    def _largest(self, clients: Collection[str], lineage: Lineage | None, group_size: int) -> float | None:
+        paid: dict[str, Counter[GaussianSumEvent]] = {client: Counter() for client in clients}
+        for charge, charged in self._charges(lineage):
+            for client in charged.intersection(paid):
+                paid[client][charge] += 1
+        # Clients that were in the same rounds have paid the same.
+        distinct = {frozenset(events.items()) for events in paid.values() if events}
+        value = max(
+            (renyi_epsilon(dict(events), delta=self._delta, group_size=group_size) for events in distinct), default=0.0
+        )
+        return value if math.isfinite(value) else None
+
+    def _touched(self, clients: Collection[str], lineage: Lineage) -> bool:
+        return any(not charged.isdisjoint(clients) for _, charged in self._charges(lineage))
+
+    def _charges(self, lineage: Lineage | None) -> Iterator[tuple[GaussianSumEvent, frozenset[str]]]:
+        """What the rounds behind a state charged retained units, and whose; None for all that was released."""
+        upto = dict(lineage) if lineage is not None else dict.fromkeys(self._branches(), math.inf)
+        for branch, last in upto.items():
+            if branch not in self._ledger.branches:
+                continue  # nothing was asked yet
+            for event in self._ledger.events(branch):
+                charge = event.charges[Subject.RETAINED]
+                if charge is not None and event.round_number <= last:
+                    yield charge, frozenset(event.charged)
+
+    def _branches(self) -> Iterator[str]:
+        branch: str | None = self.begun.branch
+        while branch is not None:
+            yield branch
+            branch = self._ledger.branches.get(branch)
