@@ -14,13 +14,16 @@ __all__ = [
     "Attack",
     "Backdoor",
     "Certificate",
+    "Confidentiality",
     "CurvePoint",
     "EpsilonClaim",
+    "EpsilonFigure",
     "Gap",
     "Guarantee",
     "Histogram",
     "Interval",
     "Privacy",
+    "Refused",
     "Result",
     "Row",
     "Scenario",
@@ -70,6 +73,25 @@ class Certificate:
     epsilon: float
     delta: float
     group_size: int
+    view: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonFigure:
+    """An epsilon at a delta, of so many units together; None where no finite bound holds."""
+
+    value: float | None
+    delta: float
+    group_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidentiality:
+    """How well a deletion is hidden: its transcript, before and after together, and who asked."""
+
+    phase: EpsilonFigure
+    pair: EpsilonFigure
+    who_asked: EpsilonFigure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +99,8 @@ class Gap:
     """Row minus retrained model."""
 
     test_accuracy: float
+    forget_accuracy: float
+    forget_loss: float
     backdoor_success: float | None
 
 
@@ -100,10 +124,21 @@ class Row:
     non_members: int | None
     backdoor_success: float | None
     rounds: int
+    predicted_rounds: int | None
     seconds: float
     upload_bytes_per_client: int
     epsilon: tuple[EpsilonClaim, ...]
+    confidentiality: Confidentiality | None
     gap: Gap | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A method that could not serve the request, and why."""
+
+    name: str
+    title: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +248,7 @@ class Result:
     scheme: Scheme
     privacy: Privacy
     rows: tuple[Row, ...]
+    refused: tuple[Refused, ...]
     curves: Mapping[str, tuple[CurvePoint, ...]]
     traffic: tuple[TrafficRound, ...]
     timing: Mapping[str, float]

@@ -14,13 +14,16 @@ from secure_fu.report.result import (
     Attack,
     Backdoor,
     Certificate,
+    Confidentiality,
     CurvePoint,
     EpsilonClaim,
+    EpsilonFigure,
     Gap,
     Guarantee,
     Histogram,
     Interval,
     Privacy,
+    Refused,
     Result,
     Row,
     Scenario,
@@ -68,6 +71,7 @@ def read_result(result: Mapping[str, object]) -> Result:
         scheme=_scheme(root["scheme"]),
         privacy=_privacy(root["privacy"]),
         rows=rows,
+        refused=root["refused"].each(_refused),
         curves=root["curves"].mapping(_curve, keys=names),
         traffic=root["traffic"]["per_round"].each(lambda node: _traffic_round(node, names)),
         timing=root["timing"].mapping(lambda node: node.number(low=0)),
@@ -150,9 +154,11 @@ def _row(node: Node) -> Row:
         non_members=counts.optional(lambda value: value["non_members"].integer()),
         backdoor_success=node["backdoor_success"].optional(Node.fraction),
         rounds=node["rounds"].integer(),
+        predicted_rounds=node["predicted_rounds"].optional(Node.integer),
         seconds=node["seconds"].number(low=0),
         upload_bytes_per_client=node["upload_bytes_per_client"].integer(),
         epsilon=node["epsilon"].each(_epsilon),
+        confidentiality=node["confidentiality"].optional(_confidentiality),
         gap=node["gap_to_retrained"].optional(_gap),
     )
 
@@ -160,6 +166,25 @@ def _row(node: Node) -> Row:
 def _certificate(node: Node) -> Certificate:
     return Certificate(
         epsilon=node["epsilon"].number(low=0),
+        delta=node["delta"].fraction(),
+        group_size=node["group_size"].integer(low=1),
+        view=node["view"].text(),
+    )
+
+
+def _refused(node: Node) -> Refused:
+    return Refused(name=node["name"].name(), title=node["title"].text(), reason=node["reason"].text())
+
+
+def _confidentiality(node: Node) -> Confidentiality:
+    return Confidentiality(
+        phase=_figure(node["phase"]), pair=_figure(node["pair"]), who_asked=_figure(node["who_asked"])
+    )
+
+
+def _figure(node: Node) -> EpsilonFigure:
+    return EpsilonFigure(
+        value=node["value"].optional(lambda value: value.number(low=0)),
         delta=node["delta"].fraction(),
         group_size=node["group_size"].integer(low=1),
     )
@@ -186,6 +211,8 @@ def _epsilon(node: Node) -> EpsilonClaim:
 def _gap(node: Node) -> Gap:
     return Gap(
         test_accuracy=node["test_accuracy"].number(low=-1, high=1),
+        forget_accuracy=node["forget_accuracy"].number(low=-1, high=1),
+        forget_loss=node["forget_loss"].number(),
         backdoor_success=node["backdoor_success"].optional(lambda value: value.number(low=-1, high=1)),
     )
 

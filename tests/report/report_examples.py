@@ -80,6 +80,7 @@ def example_result() -> dict[str, Any]:
             "accountant": "Renyi filter at fixed orders (dp-accounting 0.6.0)",
         },
         "rows": rows,
+        "refused": [],
         "curves": {values[0]: _curve(*values) for values in _ROWS},
         "traffic": {"per_round": [item for values in _ROWS for item in _traffic(values[0], values[6], values[8])]},
         "timing": {"training": 9.8, **{values[0]: values[7] for values in _ROWS[1:]}, "audit": 2.4, "total": 31.7},
@@ -181,8 +182,21 @@ def _row(
         "epsilon": _epsilon(name),
         "gap_to_retrained": None
         if name == "retrained"
-        else {"test_accuracy": accuracy - 0.931, "backdoor_success": backdoor - 0.007},
+        else {
+            "test_accuracy": accuracy - 0.931,
+            "forget_accuracy": accuracy - 0.931,
+            "forget_loss": 0.02,
+            "backdoor_success": backdoor - 0.007,
+        },
+        "predicted_rounds": None if name == "original" else rounds,
+        "confidentiality": None if name == "original" else _confidentiality(name),
     }
+
+
+def _confidentiality(name: str) -> dict[str, Any]:
+    phase = {"scrub": 3.6, "correction": 2.9}.get(name, 0.0)
+    values = {"phase": phase, "pair": math.hypot(3.41, phase), "who_asked": 5.62}
+    return {key: {"value": value, "delta": 1e-5, "group_size": 1} for key, value in values.items()}
 
 
 def _epsilon(name: str) -> list[dict[str, Any]]:
