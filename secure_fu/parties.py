@@ -123,7 +123,6 @@ class Parties:
             raise ArgumentError("randomness", randomness, "another source: it would repeat the noise of earlier rounds")
         self._clients = tuple(sorted(clients))
         self._plan = plan
-        self._directory = directory
         self._cohort, self._vanishes, self._member_vanishes = cohort, vanishes, member_vanishes
         self._randomness = randomness
         self._committee = committee

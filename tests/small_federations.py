@@ -34,7 +34,7 @@ def plan_for(module, unit=Unit.RECORD, clients=4, rounds=2, minimum=3, **argumen
         rounds=rounds,
         sampling_rate=RATES[unit],
         local=LOCAL if unit is Unit.CLIENT else None,
-        **arguments,
+        **{"checkpoint_every": 1, **arguments},
     )
 
 
@@ -60,3 +60,8 @@ REQUESTS = {
     Unit.GROUP: DeletionRequest.person("p2-1", "p2-4"),
     Unit.CLIENT: DeletionRequest.whole_client("silo-1"),
 }
+
+
+def digests_of_checkpoints(federated):
+    """Of the models after each round of training that the server still has."""
+    return [federated.checkpoints.load(rounds).model.digest for rounds in federated.checkpoints.rounds]

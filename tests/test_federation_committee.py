@@ -17,7 +17,7 @@ from secure_fu.parties import DEFAULT_COMMITTEE
 from secure_fu.privacy import EventStatus, GaussianSumEvent, Phase, Unit, renyi_epsilon
 from secure_fu.privacy.accounting import ORDERS, rdp
 from secure_fu.protocol import ClientRecord, GridKind, RoundTerms, read_policy, verify_transcript
-from secure_fu.unlearning import Correction, FineTune, Heuristic, Retrain, UnlearningMethod
+from secure_fu.unlearning import Correction, FineTune, Heuristic, Outcome, PlannedRounds, Retrain, UnlearningMethod
 
 MEMBERS = [f"member-{number}" for number in range(10)]
 ONE = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
@@ -95,7 +95,7 @@ def test_with_one_more_away_the_round_is_charged_and_releases_nothing(tmp_path, 
         assert event.status is EventStatus.COMMITTED
         assert event.participants == federated.clients
         assert federated.training_traffic == ()
-        assert len(federated.states) == 1
+        assert federated.checkpoints.rounds == (0,)
     assert not (tmp_path / "transcript.jsonl").exists()
     assert rounds_answered(tmp_path / "clients" / "original.sqlite") == dict.fromkeys(silos(), 1)
 
@@ -335,8 +335,8 @@ class Ask(UnlearningMethod):
         self._vectors = vectors
         self.released = None
 
-    def rounds(self, deletion):
-        return 1
+    def plan(self, deletion):
+        return (PlannedRounds.of(deletion, 1, forgotten_rate=1.0),)
 
     def start_state(self, deletion):
         return deletion.original
@@ -352,7 +352,7 @@ class Ask(UnlearningMethod):
             purpose=self.purpose, phase=Phase.UNLEARNING, model=deletion.original.model, forgotten_rate=1.0
         )
         self.released = sums.secure_sum(request)
-        return deletion.original
+        return Outcome(state=deletion.original, guarantee=self.guarantee(deletion))
 
 
 @pytest.mark.parametrize("sum_bits", [16, 20])

@@ -12,21 +12,32 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from comparison.clock import ClientClock, client_clock
 from comparison.measures import OutputRecorder, Yardstick
 from comparison.peers import FedEraser, FedRecover, PlaintextServer
 from comparison.shorter import FACTORS, Shorter, shorter_recipe
 from comparison.tasks import SCAN_SEED, Cast, Task, cast_of, tasks
-from numpy.typing import NDArray
-
 from secure_fu.config import SimulationConfig
 from secure_fu.errors import CheckpointError, MethodRefused
 from secure_fu.federation import Federation
 from secure_fu.learning import FlatModel, accuracy
 from secure_fu.planning import Plan
 from secure_fu.privacy import Unit
+from secure_fu.protocol import RoundTraffic
 from secure_fu.simulation import plan_of
-from secure_fu.unlearning import METHODS, FineTune, Rerun, Retrain, Scratch, UnlearningMethod, method_from_settings
+from secure_fu.training import TrainingState
+from secure_fu.unlearning import (
+    METHODS,
+    FineTune,
+    Guarantee,
+    Rerun,
+    Retrain,
+    Scratch,
+    UnlearningMethod,
+    method_from_settings,
+)
 
 __all__ = ["methods_of", "run_job", "settings_of"]
 
@@ -41,7 +52,7 @@ _BASELINES = ("retrain", "finetune", "scratch")
 def methods_of(task: Task) -> list[UnlearningMethod]:
     """The methods that a task runs, beside retraining and the baselines, with the task's settings."""
     return [
-        method_from_settings(name, task.settings.get(name, {}))
+        method_from_settings(name, task.method_settings(name))
         for name in METHODS
         if name not in _BASELINES and name not in task.skipped
     ]
@@ -97,7 +108,7 @@ def _scan(job: Job) -> dict[str, Any]:
         changed = dataclasses.replace(plan, recipe=recipe, least_noise_multiplier=recipe.noise_multiplier)
         with _federation(job, cast, changed, ()) as federation:
             state = federation.train()
-        test_accuracy = accuracy(federation.model, state.model.vector.astype(np.float64), cast.scenario.test)
+        test_accuracy = accuracy(federation.model, _vector(state), cast.scenario.test)
         entries.append({"rounds": rounds, "rate_factor": factor, "test_accuracy": test_accuracy})
     return {"scan": entries, "full": full}
 
@@ -130,16 +141,15 @@ def _cell(job: Job) -> dict[str, Any]:
         started = time.perf_counter()
         original = federation.train()
         run = _Cell(job, task, cast, federation, clock)
-        run.add_original(original.model.vector.astype(np.float64), time.perf_counter() - started)
+        run.add_original(original, time.perf_counter() - started)
         for number in range(job["retrainings"]):
             run.add("retrained" if number == 0 else f"reference {number}", Retrain())
         run.add("shorter", shorter)
         for method in methods:
             run.add(method.name, method)
-        lengths = sorted(run.lengths)
-        for length in lengths or [FineTune().length]:
-            run.add(f"finetune {length}", FineTune(length=length))
-            run.add(f"scratch {length}", Scratch(length=length))
+        lengths = sorted({task.length, *run.lengths})
+        run.add_lengths([FineTune(length=length) for length in lengths])
+        run.add_lengths([Scratch(length=length) for length in lengths])
         result = run.result()
     peers = _peers(job, task, cast, plan, FlatModel(cast.scenario.module)) if job["peers"] else None
     return {**result, "peers": peers, "shorter": chosen}
@@ -154,10 +164,11 @@ class _Cell:
         self._outputs: dict[str, OutputRecorder] = {}
         self.lengths: set[int] = set()
 
-    def add_original(self, vector: Vector, seconds: float) -> None:
+    def add_original(self, state: TrainingState, seconds: float) -> None:
         """The model before anything is forgotten: what doing nothing leaves."""
-        self._yardstick = _yardstick(self._task, self._cast, self._federation.model, vector, self._job["seed"])
-        self._measure("original", vector)
+        model, seed = self._federation.model, self._job["seed"]
+        self._yardstick = _yardstick(self._task, self._cast, model, _vector(state), seed)
+        self._measure("original", state)
         self._rows["original"] |= {
             "guarantee": {"kind": "none", "text": "nothing was done", "epsilon": None},
             "rounds": 0,
@@ -167,36 +178,53 @@ class _Cell:
 
     def add(self, row: str, method: UnlearningMethod) -> None:
         """Run a method; a refusal becomes a row that says why."""
-        federation, request = self._federation, self._cast.request
+        request = self._cast.request
         try:
-            cost = federation.cost(request, method)
+            cost = self._federation.cost(request, method)
             if isinstance(method, Rerun) and method.name == "rollback" and cost.rounds == cost.retraining_rounds:
                 raise MethodRefused("no checkpoint is from before the data took part: it would be retraining")
             self._clock.lap()
-            done = federation.unlearn(request, method)
+            done = self._federation.unlearn(request, method)
         except (MethodRefused, CheckpointError) as refusal:
             self._rows[row] = {"refused": str(refusal)}
             return
-        self._measure(row, done.state.model.vector.astype(np.float64))
-        guarantee = done.guarantee
+        seconds = self._clock.lap()
+        self._measure(row, done.state)
         self._rows[row] |= {
-            "guarantee": {
-                "kind": guarantee.kind,
-                "text": guarantee.describe(),
-                "epsilon": getattr(guarantee, "epsilon", None),
-            },
-            "settings": repr(method),
-            "rounds": len(done.traffic),
-            "seconds": done.seconds,
-            "client_seconds": self._clock.lap() / len(self._cast.clients),
-            "upload_bytes": sum(entry.upload_bytes for entry in done.traffic),
+            **_described(method, done.guarantee, done.traffic),
+            "client_seconds": seconds / len(self._cast.clients),
             "epsilon": [entry.to_json() for entry in done.epsilon],
             "confidentiality": done.confidentiality.to_json(),
         }
         if not isinstance(method, Rerun | Shorter):
             self.lengths.add(len(done.traffic))
 
-    def _measure(self, row: str, vector: Vector) -> None:
+    def add_lengths(self, methods: Sequence[FineTune | Scratch]) -> None:
+        """One baseline at several lengths, ascending: the shorter ones are the first rounds of the longest."""
+        request, longest = self._cast.request, methods[-1]
+        states: list[TrainingState] = []
+        laps: list[float] = []
+
+        def observe(state: TrainingState) -> None:
+            states.append(state)
+            laps.append(self._clock.lap())
+
+        self._clock.lap()
+        done = self._federation.unlearn(request, longest, on_round=observe)
+        for method in methods:
+            row = f"{method.name} {method.length}"
+            cost = self._federation.cost(request, method)
+            self._measure(row, states[method.length - 1])
+            self._rows[row] |= {
+                **_described(method, cost.guarantee, done.traffic[: method.length]),
+                "client_seconds": sum(laps[: method.length]) / len(self._cast.clients),
+                "epsilon": [entry.to_json() for entry in cost.epsilon],
+                # Forgotten units enter none of these rounds, so that all lengths have the same figures.
+                "confidentiality": done.confidentiality.to_json(),
+            }
+
+    def _measure(self, row: str, state: TrainingState) -> None:
+        vector = _vector(state)
         self._rows[row] = {"figures": self._yardstick.figures(vector)}
         self._outputs[row] = self._yardstick.outputs(vector)
 
@@ -220,6 +248,23 @@ class _Cell:
             "dimension": self._federation.model.dimension,
             "training_rounds": self._federation.recipe.rounds,
         }
+
+
+def _vector(state: TrainingState) -> Vector:
+    return state.model.vector.astype(np.float64)
+
+
+def _described(method: UnlearningMethod, guarantee: Guarantee, traffic: Sequence[RoundTraffic]) -> dict[str, Any]:
+    return {
+        "guarantee": {
+            "kind": guarantee.kind,
+            "text": guarantee.describe(),
+            "epsilon": getattr(guarantee, "epsilon", None),
+        },
+        "settings": repr(method),
+        "rounds": len(traffic),
+        "upload_bytes": sum(entry.upload_bytes for entry in traffic),
+    }
 
 
 def _yardstick(task: Task, cast: Cast, model: FlatModel, original: Vector, seed: int) -> Yardstick:
@@ -246,7 +291,9 @@ def _peers(job: Job, task: Task, cast: Cast, plan: Plan, model: FlatModel) -> di
     """The plaintext peers, with an original and retrainings of their own, all without noise."""
     leavers = {name for name, mask in cast.marks.items() if mask.all()}
     if not leavers or any(mask.any() and not mask.all() for mask in cast.marks.values()):
-        return {"refused": "published for clients that leave; here every client's stored updates hold forgotten records"}
+        return {
+            "refused": "published for clients that leave; here the stored updates of all clients hold forgotten records"
+        }
     seed = 1000 * (job["seed"] + 1)
     server = PlaintextServer(model, cast.clients, plan.recipe, seed=seed)
     stay = [name for name in server.clients if name not in leavers]

@@ -20,7 +20,7 @@ from secure_fu.learning import FlatModel, Records, Trigger, accuracy, cross_entr
 
 __all__ = ["MOST_STEPS", "OutputRecorder", "Yardstick", "matched", "output_distance", "steps_to"]
 
-MOST_STEPS = 300
+MOST_STEPS = 500
 """Relearning is given up after so many steps."""
 
 _MOST_RELEARNT = 1000  # records
@@ -29,7 +29,9 @@ _MOST_OUTPUTS = 2000  # records of each kind
 Vector = NDArray[np.float64]
 
 
-def matched(candidates: NDArray[np.int64], wanted: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+def matched(
+    candidates: NDArray[np.int64], wanted: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
     """Positions of as many candidates as there can be with the shares of classes that `wanted` has.
 
     Args:

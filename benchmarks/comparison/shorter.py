@@ -1,7 +1,7 @@
 """The cheapest retraining that is as good as the full one, so that a long training cannot flatter a method.
 
-A shorter retraining has its own noise: as many rounds fewer, as much less Renyi divergence each may save. Its length and
-learning rate are chosen per task, on seeds of their own.
+A shorter retraining has its own noise: as many rounds fewer, so much more Renyi divergence each may cost. Its length
+and learning rate are chosen per task, on seeds of their own.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class Shorter(UnlearningMethod):
     @classmethod
     def of(cls, recipe: Recipe) -> Shorter:
         """The retraining by a recipe of :func:`shorter_recipe`."""
-        return cls(
-            length=recipe.rounds, noise_multiplier=recipe.noise_multiplier, learning_rate=recipe.learning_rate
-        )
+        return cls(length=recipe.rounds, noise_multiplier=recipe.noise_multiplier, learning_rate=recipe.learning_rate)
 
     def plan(self, deletion: Deletion) -> tuple[PlannedRounds, ...]:
         """Rounds that no forgotten unit enters."""

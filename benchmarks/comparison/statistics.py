@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from comparison.figures import FIGURES, IN_DISTANCE, Figure
 from numpy.typing import NDArray
 from scipy import stats
 
+from comparison.figures import FIGURES, IN_DISTANCE, Figure
 from secure_fu.privacy import Interval, mean_interval
 
 __all__ = [
@@ -60,7 +60,7 @@ class CellFigures:
         rows: figures by row name; None or absent where a figure does not apply. A row's `output_distance` is its mean
             distance to the references.
         references: figures of the other retrainings.
-        pairs: output distance of each pair of retrainings, of the row `retrained` (index 0) and the references (1, ...).
+        pairs: output distance of each pair of retrainings, `retrained` being 0 and the references 1, 2, ....
     """
 
     rows: Mapping[str, Values]
@@ -142,7 +142,7 @@ def gap_interval(cells: Sequence[CellFigures], row: str, figure: str, *, level: 
 
 
 def geometric_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """Geometric mean with Student's interval of the logarithms; for a single value, the value with no interval to it."""
+    """Geometric mean with Student's interval of the logarithms; for a single value, itself with NaN ends."""
     logs = [math.log(max(value, _LEAST_DISTANCE)) for value in values]
     if len(logs) == 1:
         return Interval(value=math.exp(logs[0]), low=math.nan, high=math.nan)

@@ -5,6 +5,7 @@ Settings were chosen on seeds from 100 on, the figures come from seeds 0, 1, ...
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,8 @@ class Task:
         seeds: how many.
         scan_seeds: how many to choose the shorter retraining on.
         shorter: lengths of the shorter retrainings that are tried.
-        length: rounds of fine-tuning and of the methods whose settings name no other.
-        settings: of methods, by name.
+        length: rounds of the baselines that stand in the ranking.
+        settings: of methods, by name, in place of the preset's.
         skipped: why a method is not run, by name.
         weight_decay: of the recipe.
         relearn_rate: learning rate of relearning.
@@ -68,9 +69,10 @@ class Task:
     seeds: int
     scan_seeds: int = 3
     shorter: tuple[int, ...]
+    length: int = 10
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
-    relearn_rate: float = 0.5
+    relearn_rate: float
     peers: int = 0
     trigger_features: tuple[int, ...] = ()
 
@@ -78,6 +80,10 @@ class Task:
     def needs_data(self) -> bool:
         """Whether it reads a folder of data."""
         return self.preset.startswith("mnist")
+
+    def method_settings(self, name: str) -> Mapping[str, Any]:
+        """Of a method, for this task."""
+        return self.settings.get(name, load_preset(self.preset).unlearning.settings.get(name, {}))
 
     def config(self, seed: int, request: str = "client", scheme: str = "plain") -> SimulationConfig:
         """The configuration of a cell. The deletion is set up by :func:`cast_of`."""
@@ -177,7 +183,7 @@ _TASKS = (
         requests=("client", "records-1", "records-5"),
         seeds=10,
         shorter=(5, 10, 15, 20, 30, 45),
-        settings={"rollback": {}},
+        relearn_rate=0.05,
         peers=10,
         trigger_features=(9, 14, 19),
     ),
@@ -188,6 +194,7 @@ _TASKS = (
         requests=("client", "client-late", "records-1", "records-5", "class"),
         seeds=10,
         shorter=_DIGITS_SHORTER,
+        relearn_rate=0.01,
         peers=10,
     ),
     Task(
@@ -198,6 +205,7 @@ _TASKS = (
         requests=("client", "records-1", "class"),
         seeds=10,
         shorter=_DIGITS_SHORTER,
+        relearn_rate=0.01,
         peers=10,
     ),
     Task(
@@ -208,6 +216,7 @@ _TASKS = (
         requests=("client", "class"),
         seeds=10,
         shorter=_DIGITS_SHORTER,
+        relearn_rate=0.01,
         peers=10,
     ),
     Task(
@@ -220,7 +229,7 @@ _TASKS = (
         scan_seeds=2,
         shorter=_MNIST_SHORTER,
         skipped={"correction": _HISTORIES},
-        relearn_rate=0.2,
+        relearn_rate=0.02,
         peers=2,
     ),
     Task(
@@ -231,7 +240,8 @@ _TASKS = (
         seeds=5,
         scan_seeds=2,
         shorter=(4, 6, 8, 10, 12),
-        relearn_rate=0.2,
+        length=5,
+        relearn_rate=0.02,
         peers=2,
     ),
 )
@@ -247,8 +257,6 @@ def tasks(*, quick: bool) -> list[Task]:
     """All tasks, or a few small ones that show that it works."""
     if not quick:
         return list(_TASKS)
-    import dataclasses
-
     small = []
     for task in _TASKS:
         if task.name in _QUICK:

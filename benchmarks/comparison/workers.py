@@ -1,4 +1,4 @@
-"""Jobs over a few worker processes, which end with the run: on Ctrl-C, on an error, and when the run itself is killed."""
+"""Jobs over a few worker processes, which end with the run: on Ctrl-C, on an error, and when the run is killed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from secure_fu.learning.flat import FlatModel, Layer
 from secure_fu.learning.heads import LinearHead
 from secure_fu.learning.idx import idx_folder
 from secure_fu.learning.losses import Loss, cross_entropy
-from secure_fu.learning.models import logistic, mlp
+from secure_fu.learning.magnitudes import magnitude_sum
+from secure_fu.learning.models import cnn, logistic, mlp
 from secure_fu.learning.partition import by_column, by_label, dirichlet, iid
 from secure_fu.learning.per_client import LocalTraining, client_update, stacked_client_updates
 from secure_fu.learning.per_record import PerRecordGradients
@@ -39,6 +40,7 @@ __all__ = [
     "by_column",
     "by_label",
     "client_update",
+    "cnn",
     "cross_entropy",
     "csv_file",
     "digits",
@@ -48,6 +50,7 @@ __all__ = [
     "limit_threads",
     "logistic",
     "logits",
+    "magnitude_sum",
     "mean_loss",
     "mlp",
     "npz_file",

@@ -6,22 +6,26 @@ on its own, so that it bounds the unit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from secure_fu.errors import ArgumentError, DataError
-from secure_fu.learning._linear import LARGEST_NORM
+from secure_fu.learning._linear import LARGEST_NORM, row_norms
 from secure_fu.learning.losses import Loss, cross_entropy
-from secure_fu.learning.per_record import PerRecordGradients
+from secure_fu.learning.per_record import PerRecordGradients, _finite
 from secure_fu.learning.records import Records
 
 __all__ = ["calibrated_group_sum", "calibrated_sum"]
 
-_ROWS = 4096  # a chunk's worth of records
-_LEAST_NORM = 1e-140
-_UNCLIPPED = 1e100  # of the clip norms that gradients take, the largest
+_CHUNK_BYTES: Final = 2**28
+_LEAST_NORM: Final = 1e-140
+_UNCLIPPED: Final = 1e100  # the largest clip norm that gradients take
 
 
 def calibrated_sum(
@@ -62,22 +66,78 @@ def calibrated_sum(
 
     Raises:
         ArgumentError: an argument does not fit.
+        NonFiniteError: the sum overflows; clip norms in range cannot do that.
     """
-    bound = _check(clip_norm, ratio_limit, len(new))
-    total = torch.zeros(len(new), dtype=torch.float64)
-    if len(records) == 0:
-        return np.asarray(total.numpy())
+    bound = _checked_bound(clip_norm, ratio_limit, len(new))
     sizes = torch.zeros(len(records), dtype=torch.float64)
+    _scaled_sum(gradients, old, records, loss, lambda chunk, norms: _keep_sizes(sizes[chunk], norms, bound))
+    return _scaled_sum(gradients, new, records, loss, lambda chunk, norms: _factors(sizes[chunk], norms, ratio_limit))
 
-    def at_old(start: int, norms: Tensor) -> Tensor:
-        kept = torch.where(norms <= LARGEST_NORM, norms, torch.zeros_like(norms))
-        sizes[start : start + len(norms)] = kept.clamp(max=bound)
-        return torch.zeros_like(norms)
 
-    def at_new(start: int, norms: Tensor) -> Tensor:
-        return (sizes[start : start + len(norms)] / norms.clamp(min=_LEAST_NORM)).clamp(max=ratio_limit)
+def calibrated_group_sum(
+    gradients: PerRecordGradients,
+    old: NDArray[np.float64],
+    new: NDArray[np.float64],
+    records: Records,
+    *,
+    clip_norm: float,
+    ratio_limit: float,
+    loss: Loss = cross_entropy,
+) -> NDArray[np.float64]:
+    """The same with the sum of a group's gradients in the place of a record's; one group after the other.
 
-    for vector, scales in ((old, at_old), (new, at_new)):
-        for start, part in gradients.scaled_sums(vector, records, scales, rows=_ROWS, loss=loss):
-            total += part
-    return np.asarray(total.numpy())
+    Raises:
+        DataError: the records have no groups.
+        ArgumentError: an argument does not fit.
+    """
+    if records.groups is None:
+        raise DataError("the records have no groups; expected records with a group column for the group unit")
+    bound = _checked_bound(clip_norm, ratio_limit, len(new))
+    total = np.zeros(len(new))
+    for group in np.unique(records.groups):
+        own = records.subset(records.groups == group)
+        then, now = (gradients.clipped_group_sum(vector, own, clip_norm=_UNCLIPPED, loss=loss) for vector in (old, new))
+        sizes, norms = (row_norms(torch.from_numpy(gradient)[None]) for gradient in (then, now))
+        total += now * float(_factors(sizes.clamp(max=bound), norms, ratio_limit))
+    return total
+
+
+def _checked_bound(clip_norm: float, ratio_limit: float, dimension: int) -> float:
+    """What to aim at, so that the rounding of norms and products carries nothing over the clip norm."""
+    if not 1e-100 <= clip_norm <= _UNCLIPPED:
+        raise ArgumentError("clip_norm", clip_norm, f"a number in [1e-100, {_UNCLIPPED:g}]")
+    if not 0.0 < ratio_limit <= _UNCLIPPED:
+        raise ArgumentError("ratio_limit", ratio_limit, f"a positive number of at most {_UNCLIPPED:g}")
+    return clip_norm * (1.0 - (dimension + 64) * 2.0**-52)
+
+
+def _keep_sizes(sizes: Tensor, norms: Tensor, bound: float) -> Tensor:
+    sizes.copy_(torch.where(norms <= LARGEST_NORM, norms, torch.zeros_like(norms)).clamp(max=bound))
+    return torch.zeros_like(norms)
+
+
+def _factors(sizes: Tensor, norms: Tensor, ratio_limit: float) -> Tensor:
+    return (sizes / norms.clamp(min=_LEAST_NORM)).clamp(max=ratio_limit)
+
+
+def _scaled_sum(
+    gradients: PerRecordGradients,
+    vector: NDArray[np.float64],
+    records: Records,
+    loss: Loss,
+    scales: Callable[[slice, Tensor], Tensor],
+) -> NDArray[np.float64]:
+    """Sum of gradients times what `scales` makes of their norms, a chunk of records at a time."""
+    rule = gradients._rule(vector, records, loss)
+    total = torch.zeros(len(vector), dtype=torch.float64)
+    rows = max(1, _CHUNK_BYTES // rule.row_bytes(records.features))
+    for start in range(0, len(records), rows):
+        chunk = slice(start, start + rows)
+        with gradients._explained(records):
+            part = rule.scaled_sum(
+                records.features[chunk].to(torch.float64), records.labels[chunk], loss, partial(scales, chunk)
+            )
+        if part is None:
+            raise ArgumentError("records", f"of shape {records.shape}", "the shape of the first records seen")
+        total += part
+    return _finite(total)

@@ -228,10 +228,16 @@ class CurvatureSums:
                 output: Tensor = torch.func.functional_call(module, chosen, (features[None],))
                 return output[0]
 
-            scores, moved = torch.func.jvp(logits, (parameters,), (along,))  # type: ignore[misc]
-            _, pull = torch.func.vjp(logits, parameters)  # type: ignore[misc]
-            found: dict[str, Tensor] = pull(_logit_hessian(scores[None], moved[None])[0])[0]
-            return found
+            scores, pull = torch.func.vjp(logits, parameters)  # type: ignore[misc]
+
+            def pulled(cotangent: Tensor) -> dict[str, Tensor]:
+                result: dict[str, Tensor] = pull(cotangent)[0]
+                return result
+
+            # J v by reverse mode alone, as the transpose of the linear map u -> J' u: torch's forward mode warns.
+            _, transposed = torch.func.vjp(pulled, torch.zeros_like(scores))  # type: ignore[misc]
+            moved: Tensor = transposed(along)[0]
+            return pulled(_logit_hessian(scores[None], moved[None])[0])
 
         rows = torch.func.vmap(one)(records.features.to(torch.float64))
         matrix = torch.cat([rows[layer.name].reshape(len(records), -1) for layer in layers], dim=1).detach()

@@ -64,11 +64,10 @@ def magnitude_sum(
     rule = gradients._explicit_rule(vector, records, loss)
     dimension = rule.copy.dimension
     clip = _Clip(clip_norm, dimension, normalise=True)
-    if by_group and records.groups is None:
+    names = records.groups if by_group else np.arange(len(records))
+    if names is None:
         raise DataError("the records have no groups; expected records with a group column for the group unit")
-    unit_of = np.arange(len(records))
-    if by_group:
-        unit_of = np.unique(records.groups, return_inverse=True)[1]
+    unit_of = np.unique(names, return_inverse=True)[1]
     order = np.argsort(unit_of, kind="stable")
     starts = np.append(np.flatnonzero(np.diff(unit_of[order], prepend=-1)), len(order))
     total = torch.zeros(dimension, dtype=torch.float64)

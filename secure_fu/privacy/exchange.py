@@ -101,6 +101,7 @@ class _Contribution:
         counts = np.arange(size + 1, dtype=np.float64)
         self.sigma = event.effective_noise_multiplier
         self.reach = size / self.sigma
+        self.terms = size + 1
         self.zeros = size if event.sampling_rate < 1.0 else 0
         self._shifts = counts / self.sigma
         self._log_weights = binom.logpmf(counts, size, event.sampling_rate) - self._shifts**2 / 2.0
@@ -128,7 +129,7 @@ def _divergence(order: float, first: _Contribution, second: _Contribution) -> fl
     else:
         spacing = math.pi * sigma / math.sqrt(_LOG_ERROR * growth)
     count = math.ceil((last + 2.0 * _TAIL) / spacing) + 1
-    if count * (first.zeros + second.zeros + 2) > _MAXIMUM_TERMS:
+    if count * (first.terms + second.terms) > _MAXIMUM_TERMS:
         return math.inf
     x: NDArray[np.float64] = -_TAIL + spacing * np.arange(count, dtype=np.float64)
     exponent = -(x**2) / 2.0 + order * first.log_ratio(x) + (1.0 - order) * second.log_ratio(-x)

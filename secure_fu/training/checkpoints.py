@@ -87,7 +87,7 @@ class CheckpointStore:
                 self._write_grid()
             for path in leftovers(directory, "rounds-*.safetensors"):
                 destroy_file(path)
-            self._destroy(lambda rounds: rounds % self._spacing != 0)
+            self._widen(self._spacing_for(max(self._rounds, default=0)))
         except OSError as error:
             raise CheckpointError(f"{directory} cannot be used for checkpoints: {error}") from error
         self._keep_start(start)
@@ -135,24 +135,27 @@ class CheckpointStore:
             return True
         if rounds < self._rounds[-1]:
             raise ArgumentError("state.rounds", rounds, f"more than {self._rounds[-1]}, the last kept")
+        spacing = self._spacing_for(rounds)
         try:
-            self._widen(rounds)
-            if rounds % self._spacing:
-                return False
-            self._write(state, lineage)
+            if rounds % spacing == 0:
+                self._write(state, lineage)
+            self._widen(spacing)  # only now: of what a kill leaves, the newest state is never older than before
         except OSError as error:
             raise CheckpointError(f"{self._path(rounds)} cannot be written: {error}") from error
-        return True
+        return rounds in self._rounds
 
-    def _widen(self, rounds: int) -> None:
-        """Double the spacing until the grid up to a round has at most as many points as states may be kept."""
+    def _spacing_for(self, rounds: int) -> int:
+        """The present spacing, doubled until the grid up to a round has no more points than states may be kept."""
         spacing = self._spacing
         while rounds // spacing + 1 > self._limit:
             spacing *= 2
+        return spacing
+
+    def _widen(self, spacing: int) -> None:
         if spacing != self._spacing:
             self._spacing = spacing
             self._write_grid()
-            self._destroy(lambda kept: kept % spacing != 0)
+        self._destroy(lambda kept: kept % spacing != 0)
 
     def load(self, rounds: int) -> TrainingState:
         """The state at a round.

@@ -84,7 +84,8 @@ class ClientHistory:
         dimension: d, of the model.
         folder: of this client alone, made if there is none; what it holds already is read and checked. None keeps
             everything in memory.
-        archive: where the models are; None makes one, in `folder/models` or in memory.
+        archive: where the models are. None makes one, in `folder/models` or in memory, which then holds what this
+            history needs and no more; of a shared one whoever shares it says what to keep.
 
     Raises:
         HistoryError: a file is missing, truncated or corrupt, of another model or another number of records, or the
@@ -98,6 +99,10 @@ class ClientHistory:
         self._folder = folder
         self._parent: ClientHistory | None = None
         self._held: list[_Held] = []
+        self._owns_archive = archive is None
+        if folder is not None:
+            with usable(folder):
+                make_folder(folder)
         if archive is None:
             archive = ModelArchive(None if folder is None else folder / "models", dimension=dimension)
         if archive.dimension != dimension:
@@ -105,7 +110,6 @@ class ClientHistory:
         self.archive: Final = archive
         if folder is not None:
             with usable(folder):
-                make_folder(folder)
                 for stale in folder.glob(f"{_BRANCH}*"):
                     destroy_folder(stale)
                 for path in leftovers(folder, "round-*.safetensors"):
@@ -152,6 +156,15 @@ class ClientHistory:
     def digests(self) -> frozenset[bytes]:
         """Of the models that entries refer to."""
         return frozenset(held.digest for held in self._held)
+
+    def check(self) -> None:
+        """Read everything once.
+
+        Raises:
+            HistoryError: a file, of a round or of a model, is missing or damaged.
+        """
+        for entry in self:
+            self.archive.get(entry.digest)
 
     def find(self, digest: bytes) -> HistoryEntry | None:
         """The newest round on a model; None if the client had no part in one.
@@ -205,6 +218,7 @@ class ClientHistory:
         doomed = [held for held in self._held if held.round_number > round_number]
         self._held = self._held[: len(self._held) - len(doomed)]
         self._drop(doomed)
+        self._prune()
 
     def erase(self, forgotten: NDArray[np.bool_]) -> None:
         """Destroy what the history says of records that are gone; it is then one of the records that are left.
@@ -264,6 +278,7 @@ class ClientHistory:
                     if isinstance(held.where, Path) and held.where.parent == self._folder:
                         parent._held[index] = replace(held, where=held.where.replace(parent._folder / held.where.name))
                 destroy_folder(self._folder)
+        parent._prune()
         self._parent, self._folder, self._held = None, None, []
         return parent
 
@@ -305,6 +320,10 @@ class ClientHistory:
             if isinstance(held.where, Path) and held.where.parent == self._folder and held.where not in in_use:
                 with usable(held.where):
                     destroy_file(held.where)
+
+    def _prune(self) -> None:
+        if self._owns_archive:
+            self.archive.keep_only(self.digests)
 
     def _entry(self, held: _Held) -> HistoryEntry:
         if isinstance(held.where, HistoryEntry):

@@ -155,6 +155,19 @@ class Silo:
             line=history,
         )
 
+    def checked_history(self) -> ClientHistory:
+        """The history, read once from end to end: an unlearning round must not fail at those alone who use it.
+
+        Raises:
+            HistoryError: the client keeps none, or a file is missing or damaged.
+        """
+        if self.history is None:
+            raise HistoryError(
+                f"client {self.name!r} keeps no history of its own; expected keep_history=True from the first round on"
+            )
+        self.history.check()
+        return self.history
+
     def remember_sample(self, round_number: int, model: NDArray[np.float32], sampled: NDArray[np.bool_]) -> None:
         """Keep what a training round took, marks of shape (n,); see :meth:`ClientHistory.remember_sample`."""
         if self.line is not None and not self.leaves:

@@ -6,14 +6,13 @@ release is differentially private in that unit; clipping a client's whole histor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import ArgumentError
 from secure_fu.learning import Records
 from secure_fu.privacy import Unit, clip_l2
 from secure_fu.protocol import LocalTask, RoundTerms
@@ -24,62 +23,83 @@ __all__ = ["Correction"]
 
 
 # A unit's clipped history is the same in every round of the same unit and clip norm; so many bytes of histories are
-# kept from one such round to the next.
+# kept from one such round to the next, and so many are in work at once.
 _KEPT_BYTES: Final = 2**28
+_WORK_BYTES: Final = 2**27
 
 
 class _CorrectionTask(JointTask):
+    """The training step of retained units, minus the clipped history of each forgotten unit.
+
+    Formal guarantees:
+        What a unit adds is a function of its own records, of its own secret samples and of released models, and is no
+        longer than the clip norm: its history is clipped as a whole, in float64.
+    """
+
     def __init__(self, silo: Silo) -> None:
         super().__init__(silo)
+        self._history = silo.checked_history()
         self._kept: dict[int, NDArray[np.float64]] = {}
         self._kept_for: tuple[Unit, float] | None = None
+        self._own: NDArray[np.float64] | None = None
 
     def _of_units(
         self, sampled: NDArray[np.bool_], model: NDArray[np.float32], terms: RoundTerms
     ) -> NDArray[np.float64]:
+        # Clipped to another norm, they may be too long for this round.
+        if self._kept_for != (terms.unit, terms.clip_norm):
+            self._kept, self._kept_for = {}, (terms.unit, terms.clip_norm)
         total = np.zeros(len(model))
-        for unit in _units(self._silo.records, sampled, terms.unit):
-            total -= self._clipped_history(unit, terms)
+        unit_of = _units(self._silo.records, terms.unit)
+        units = np.unique(unit_of[sampled]).tolist()
+        rows = max(1, _WORK_BYTES // total.nbytes)
+        for start in range(0, len(units), rows):
+            chunk = units[start : start + rows]
+            histories = self._clipped_histories([unit for unit in chunk if unit not in self._kept], unit_of, terms)
+            for unit in chunk:
+                history = self._kept[unit] if unit in self._kept else histories[unit]
+                total -= history
+                if (len(self._kept) + 1) * total.nbytes <= _KEPT_BYTES:
+                    self._kept.setdefault(unit, history)
         return total
 
     def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
         # The server descends, so the sum of the client's updates is sent as it is to take it back.
-        own = self._silo.own_updates
-        return np.zeros(len(model)) if own is None else clip_l2(own, terms.clip_norm)
+        if self._own is None:
+            self._own = self._history.total_update()
+        return clip_l2(self._own, terms.clip_norm)
 
-    def _clipped_history(self, unit: NDArray[np.bool_], terms: RoundTerms) -> NDArray[np.float64]:
-        """Sum of what one unit contributed to training, recomputed from the models of then, clipped as a whole."""
+    def _clipped_histories(
+        self, units: list[int], unit_of: NDArray[np.int64], terms: RoundTerms
+    ) -> dict[int, NDArray[np.float64]]:
+        """Sum of what each unit contributed to training, clipped as a whole; one pass over the rounds of then."""
         silo = self._silo
-        # Clipped to another norm, they may be too long for this round.
-        if self._kept_for != (terms.unit, terms.clip_norm):
-            self._kept, self._kept_for = {}, (terms.unit, terms.clip_norm)
-        first = int(np.argmax(unit))
-        if first in self._kept:
-            return self._kept[first]
-        total = np.zeros(silo.model.dimension)
-        for entry in silo.history:
-            part = entry.sampled & unit
-            if part.any():
-                total += clipped_gradients(silo, entry.model, silo.records.subset(part), terms)
-        clipped = clip_l2(total, terms.clip_norm)
-        if (len(self._kept) + 1) * clipped.nbytes <= _KEPT_BYTES:
-            self._kept[first] = clipped
-        return clipped
+        sums = {unit: np.zeros(silo.model.dimension) for unit in units}
+        theirs = np.isin(unit_of, units)
+        for entry in self._history if units else ():
+            if entry.sampled is None or not (entry.sampled & theirs).any():
+                continue
+            model = self._history.archive.get(entry.digest)
+            for unit in np.unique(unit_of[entry.sampled & theirs]).tolist():
+                part = entry.sampled & (unit_of == unit)
+                sums[unit] += clipped_gradients(silo, model, silo.records.subset(part), terms)
+        return {unit: clip_l2(total, terms.clip_norm) for unit, total in sums.items()}
 
 
-def _units(records: Records, sampled: NDArray[np.bool_], unit: Unit) -> Iterator[NDArray[np.bool_]]:
-    """One mask for each sampled unit."""
+def _units(records: Records, unit: Unit) -> NDArray[np.int64]:
+    """For each record the number of the unit that it belongs to, shape (n,)."""
     if unit is Unit.GROUP and records.groups is not None:
-        for group in np.unique(records.groups[sampled]):
-            yield sampled & (records.groups == group)
-        return
-    for position in np.flatnonzero(sampled):
-        yield np.arange(len(records)) == position
+        return np.asarray(np.unique(records.groups, return_inverse=True)[1], dtype=np.int64)
+    return np.arange(len(records), dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correction(JointRounds):
-    """Minus each forgotten unit's own clipped history, and the others' training step, in the same rounds."""
+    """Minus each forgotten unit's own clipped history, and the others' training step, in the same rounds.
+
+    Every client runs the same code in every round, and uploads look the same, so that an upload does not show who
+    takes something back. All must have kept a history, for a round that fails at some of them would show who does.
+    """
 
     name: ClassVar[str] = "correction"
     title: ClassVar[str] = "Correction"
@@ -89,8 +109,6 @@ class Correction(JointRounds):
         """See :meth:`~secure_fu.unlearning.UnlearningMethod.client_tasks`.
 
         Raises:
-            ArgumentError: the client has something to forget and kept no history of it.
+            HistoryError: the client kept no history, whether it has something to forget or not; or it is damaged.
         """
-        if silo.forgotten.any() and not silo.history and silo.own_updates is None:
-            raise ArgumentError("keep_history", False, f"True, so that client {silo.name!r} has a history to take back")
         return {self.purpose: _CorrectionTask(silo)}

@@ -125,7 +125,9 @@ def test_without_correction_equals_would_be_told_apart():
 
 def test_pairing_takes_out_what_cells_share():
     """Cells differ a hundredfold; rows by a factor of two in each."""
-    blocks = [{"near": level * wobble, "far": 2.0 * level} for level, wobble in ((1, 1.1), (10, 0.9), (100, 1.0), (3, 1))]
+    blocks = [
+        {"near": level * wobble, "far": 2.0 * level} for level, wobble in ((1, 1.1), (10, 0.9), (100, 1.0), (3, 1))
+    ]
     assert [entry.groups for entry in ranking(blocks)] == ["a", "b"]
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from machines import Tape
 
+from small_federations import digests_of_checkpoints
+
 from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.deletion import DeletionRequest
 from secure_fu.federation import Federation
@@ -65,7 +67,9 @@ def federation(tape, **arguments):
     draw = np.random.default_rng(11)
     clients = {f"silo-{n}": Records.from_arrays(draw.normal(size=(10, 5)), draw.integers(0, 3, 10)) for n in range(4)}
     module = mlp(5, (), 3, 0)
-    plan = make_plan(module, clients=4, nominal_units=40, minimum_cohort=3, rounds=ROUNDS, sampling_rate=0.5)
+    plan = make_plan(
+        module, clients=4, nominal_units=40, minimum_cohort=3, rounds=ROUNDS, sampling_rate=0.5, checkpoint_every=1
+    )
     return Federation(module, clients, plan=plan, randomness=tape, **arguments)
 
 
@@ -97,9 +101,10 @@ def replay(federated, tape, kept, state, branch):
 
 
 def assert_right(federated, tape, kept):
-    expected = replay(federated, tape, kept, federated.states[0], "original")
-    assert len(expected) == len(federated.states) - 1 == ROUNDS
-    for model, state in zip(expected, federated.states[1:], strict=True):
+    expected = replay(federated, tape, kept, federated.checkpoints.load(0), "original")
+    assert len(expected) == len(federated.checkpoints.rounds) - 1 == ROUNDS
+    for done, model in enumerate(expected, start=1):
+        state = federated.checkpoints.load(done)
         assert model == pytest.approx(state.model.vector, rel=1e-6, abs=1e-7)
 
 
@@ -114,7 +119,7 @@ def test_every_model_is_the_sum_of_the_participants_contributions_and_noise(kept
         kept.contributions.clear()
         tape.noise.clear()
         unlearned = federated.unlearn(request, Retrain())
-        branch = replay(federated, tape, kept, federated.states[0], "unlearn/retrain")
+        branch = replay(federated, tape, kept, federated.checkpoints.load(0), "unlearn/retrain")
         assert len(branch) == ROUNDS
         assert branch[-1] == pytest.approx(unlearned.state.model.vector, rel=1e-6, abs=1e-7)
 
@@ -155,7 +160,7 @@ def test_an_interrupt_in_an_unlearning_branch_leaves_the_original_and_another_tr
         tape.noise.clear()
         unlearned = federated.unlearn(request, Retrain())
         assert federated.state is trained
-        branch = replay(federated, tape, kept, federated.states[0], "unlearn/retrain#2")
+        branch = replay(federated, tape, kept, federated.checkpoints.load(0), "unlearn/retrain#2")
         assert branch[-1] == pytest.approx(unlearned.state.model.vector, rel=1e-6, abs=1e-7)
 
 
@@ -179,7 +184,7 @@ def test_the_same_seed_gives_the_same_models_and_another_one_does_not():
         with federation(InsecureDeterministicRandomness(seed), scheme_name="plain") as federated:
             federated.train()
             unlearned = federated.unlearn(DeletionRequest.whole_client("silo-0"), FineTune(length=1))
-            return [state.model.digest for state in federated.states] + [unlearned.state.model.digest]
+            return digests_of_checkpoints(federated) + [unlearned.state.model.digest]
 
     assert models(5) == models(5)
     assert all(one != two for one, two in zip(models(5)[1:], models(6)[1:], strict=True))

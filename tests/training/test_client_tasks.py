@@ -1,4 +1,4 @@
-"""What a client computes in a training round, against loops over single records; and what it remembers."""
+"""What a client computes in a training round, against loops over single records."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import math
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
+from training_cast import (
+    MODEL,
+    Words,
+    clipped,
+    drawn,
+    gradient,
+    records,
+    silo,
+    terms,
+    vector,
+)
 
 from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
 from secure_fu.privacy import Unit
-from secure_fu.protocol import RoundTerms
 from secure_fu.training import (
     Silo,
     StackedUpdates,
@@ -20,76 +28,7 @@ from secure_fu.training import (
     clipped_gradients,
     sample_units,
     single_update,
-    training_task,
 )
-
-MODEL = FlatModel(mlp(4, (5,), 3, 0))
-GRADIENTS = PerRecordGradients(MODEL)
-LOCAL = {"epochs": 2, "batch_size": 4, "learning_rate": 0.2}
-
-
-class Words:
-    """Hands out seeded words, and keeps them."""
-
-    def __init__(self, seed=0):
-        self._draw = np.random.default_rng(seed)
-        self.handed_out = []
-
-    def words(self, count):
-        words = self._draw.integers(0, 2**64, count, dtype=np.uint64)
-        self.handed_out.extend(words.tolist())
-        return words
-
-
-def records(count=12, seed=1, groups=None):
-    draw = np.random.default_rng(seed)
-    return Records.from_arrays(draw.normal(size=(count, 4)) * 2.0, draw.integers(0, 3, count), groups)
-
-
-def silo(own=None, forgotten=None, *, name="silo", **arguments):
-    made = Silo.of(name, records() if own is None else own, MODEL, GRADIENTS, **arguments)
-    return made if forgotten is None else made.forgetting(forgotten)
-
-
-def terms(unit=Unit.RECORD, retained_rate=None, clip_norm=0.7, number=0, **changes):
-    if retained_rate is None:
-        retained_rate = 1.0 if unit is Unit.CLIENT else 0.5
-    return RoundTerms(
-        **{
-            "purpose": "train",
-            "round_number": number,
-            "unit": unit,
-            "clip_norm": clip_norm,
-            "retained_rate": retained_rate,
-            "forgotten_rate": 0.0,
-            "settings": LOCAL,
-        }
-        | changes
-    )
-
-
-def vector(seed=3):
-    return np.random.default_rng(seed).normal(0.0, 0.5, MODEL.dimension).astype(np.float32)
-
-
-def gradient(weights, features, label):
-    """The oracle: one record's gradient by automatic differentiation of the model written out, float64."""
-    flat = torch.tensor(weights.astype(np.float64), requires_grad=True)
-    parts = torch.split(flat, [20, 5, 15, 3])
-    hidden = torch.relu(parts[0].view(5, 4) @ features.double() + parts[1])
-    logits = parts[2].view(3, 5) @ hidden + parts[3]
-    functional.cross_entropy(logits[None], label[None]).backward()
-    return flat.grad.numpy()
-
-
-def clipped(sums, clip_norm):
-    return sum((g * min(1.0, clip_norm / np.linalg.norm(g)) for g in sums), start=np.zeros(MODEL.dimension))
-
-
-def drawn(stream, count, rate):
-    """The secret sample, from the words that were handed out."""
-    assert len(stream.handed_out) == count
-    return np.array([word < math.floor(rate * 2**64) for word in stream.handed_out], dtype=bool)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -242,79 +181,18 @@ def test_a_client_as_a_unit_is_in_or_out(rates, leaves):
 
 
 @pytest.mark.parametrize("unit", list(Unit))
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_model_of_another_length_is_refused_by_who_leaves_as_well(unit, leaves):
+    own = silo(records(groups=["a", "b"] * 6), np.full(12, leaves))
+    with pytest.raises(ArgumentError, match=f"{MODEL.dimension}"):
+        TrainingTask(own).contribution(np.zeros(MODEL.dimension + 1, np.float32), terms(unit), Words())
+
+
+@pytest.mark.parametrize("unit", list(Unit))
 def test_nobody_enters_at_a_rate_of_zero(unit):
     own = silo(records(groups=["a", "b"] * 6))
     assert not TrainingTask(own).contribution(vector(), terms(unit, 0.0, forgotten_rate=1.0), Words()).any()
     assert TrainingTask(own).contribution(vector(), terms(unit, 1.0, forgotten_rate=0.0), Words()).any()
-
-
-def test_the_history_holds_the_model_and_the_secret_sample_of_each_training_round():
-    own = silo()
-    samples = []
-    for number in range(3):
-        stream = Words(number)
-        TrainingTask(own).contribution(vector(number), terms(number=number), stream)
-        samples.append(drawn(stream, 12, 0.5))
-    assert len(own.history) == 3
-    for number, entry in enumerate(own.history):
-        assert np.array_equal(entry.model, vector(number))
-        assert np.array_equal(entry.sampled, samples[number])
-
-
-@pytest.mark.parametrize("length", [1, len(vector()) - 1, len(vector()) + 1])
-def test_a_model_of_another_length_leaves_no_trace_in_the_history(length):
-    """It would fail later, in the unlearning, for the records alone that were in that sample."""
-    own = silo()
-    TrainingTask(own).contribution(vector(), terms(), Words())
-    with pytest.raises(ArgumentError):
-        TrainingTask(own).contribution(np.zeros(length, dtype=np.float32), terms(number=1), Words())
-    assert [len(entry.model) for entry in own.history] == [len(vector())]
-
-
-def test_an_unlearning_branch_reads_a_copy_of_the_history_and_adds_nothing():
-    own = silo()
-    TrainingTask(own).contribution(vector(), terms(), Words())
-    marked = own.forgetting(np.arange(12) < 2)
-    TrainingTask(marked).contribution(vector(4), terms(), Words())
-    assert len(marked.history) == len(own.history) == 1
-    TrainingTask(own).contribution(vector(5), terms(number=1), Words())
-    assert (len(marked.history), len(own.history)) == (1, 2)
-    assert not own.forgotten.any()
-    assert marked.forgotten.sum() == 2
-
-
-def test_a_round_asked_for_again_takes_the_place_of_the_first():
-    own, again = silo(), Words(8)
-    for number, stream in ((0, Words(7)), (1, again)):
-        TrainingTask(own).contribution(vector(), terms(number=number), stream)
-    (entry,) = own.history
-    assert np.array_equal(entry.sampled, drawn(again, 12, 0.5))
-
-    own = silo()
-    TrainingTask(own).contribution(vector(1), terms(Unit.CLIENT), Words())
-    TrainingTask(own).contribution(vector(2), terms(Unit.CLIENT, number=1), Words())
-    update = -TrainingTask(own).contribution(vector(2), terms(Unit.CLIENT, number=2), Words())
-    first = single_update("silo", MODEL, vector(1), own.records, terms(Unit.CLIENT))
-    assert own.own_updates == pytest.approx(first + update, rel=1e-12, abs=1e-15)
-
-
-def test_who_keeps_no_history_keeps_none():
-    own = silo(keeps_history=False)
-    TrainingTask(own).contribution(vector(), terms(), Words())
-    TrainingTask(own).contribution(vector(), terms(Unit.CLIENT), Words())
-    assert own.history == []
-    assert own.own_updates is None
-
-
-def test_the_client_unit_remembers_the_sum_of_its_own_updates():
-    own = silo()
-    contributions = [
-        TrainingTask(own).contribution(vector(number), terms(Unit.CLIENT, number=number), Words())
-        for number in range(3)
-    ]
-    assert own.own_updates == pytest.approx(-sum(contributions), rel=1e-12)
-    assert own.history == []
-    assert np.array_equal(own.forgetting(np.ones(12, dtype=bool)).own_updates, own.own_updates)
 
 
 def test_a_client_that_forgets_a_part_trains_on_the_rest_alone():
@@ -334,22 +212,6 @@ def test_sampling_draws_each_unit_at_its_rate():
     assert not sample_units(own, Unit.RECORD, 0.0, Words()).any()
     assert sample_units(own, Unit.RECORD, 1.0, Words()).all()
     assert sample_units(own.subset(slice(0)), Unit.RECORD, 0.5, Words()).shape == (0,)
-
-
-def test_a_silo_needs_records_and_marks_of_its_length():
-    with pytest.raises(ArgumentError, match=r"'silo'.*0 records"):
-        silo(records().subset(slice(0)))
-    with pytest.raises(ArgumentError, match="forgotten"):
-        silo().forgetting(np.zeros(11, dtype=bool))
-
-
-def test_a_silo_and_its_task_print_no_data():
-    own = silo()
-    TrainingTask(own).contribution(vector(), terms(), Words())
-    assert repr(own) == "Silo('silo', 12 records)"
-    for shown in (repr(own), repr(own.history[0]), repr(own.records), repr(training_task(own))):
-        assert "array" not in shown
-        assert "tensor" not in shown
 
 
 def test_sums_of_gradients_are_not_for_the_client_unit():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from unlearning_cast import CLIP, MODEL, Words, clipped, clipped_sum, gradient, records, sampled, silo, terms, weights
 
-from secure_fu.errors import ArgumentError
+from secure_fu.errors import ArgumentError, HistoryError
 from secure_fu.privacy import Unit
-from secure_fu.training import TrainingTask
+from secure_fu.training import TrainingTask, clipped_gradients
 from secure_fu.unlearning import Correction
 
 ROUNDS = 5
@@ -16,9 +16,9 @@ FORGOTTEN = np.arange(12) % 3 == 0
 GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 
 
-def trained(own, unit=Unit.RECORD, rate=0.5, clip_norm=CLIP):
+def trained(own, unit=Unit.RECORD, rate=0.5, clip_norm=CLIP, **arguments):
     """A silo after some training rounds on models of their own; seeds are the round numbers."""
-    made = silo(own)
+    made = silo(own, **arguments)
     for number in range(ROUNDS):
         round_terms = terms(unit, retained=rate, number=number, clip_norm=clip_norm)
         TrainingTask(made).contribution(weights(number), round_terms, Words(number))
@@ -29,7 +29,7 @@ def contribution(of, unit=Unit.RECORD, *, retained=0.0, forgotten=1.0, seed=99, 
     if task is None:
         ((purpose, task),) = Correction().client_tasks(of).items()
         assert purpose == "unlearn/correction"
-    round_terms = terms(unit, retained=retained, forgotten=forgotten, clip_norm=clip_norm)
+    round_terms = terms(unit, retained=retained, forgotten=forgotten, clip_norm=clip_norm, number=99)
     return task.contribution(weights(77), round_terms, Words(seed))
 
 
@@ -148,22 +148,66 @@ def test_a_client_that_leaves_takes_its_summed_updates_back():
     assert np.linalg.norm(updates) > CLIP
     found = contribution(own.forgetting(np.ones(12, dtype=bool)), Unit.CLIENT, retained=1.0)
     # The server descends: what moved the model along `updates` is sent as it is.
-    assert found == pytest.approx(clipped(updates), rel=1e-9)
+    assert found == pytest.approx(clipped(updates), rel=1e-6, abs=1e-8)  # kept as float32
     assert np.linalg.norm(found) <= CLIP
 
 
 def test_a_client_that_stays_trains_on():
     found = contribution(trained(records(), Unit.CLIENT, rate=1.0), Unit.CLIENT, retained=1.0)
-    assert np.array_equal(found, TrainingTask(silo()).contribution(weights(77), terms(Unit.CLIENT), Words()))
+    expected = TrainingTask(silo()).contribution(weights(77), terms(Unit.CLIENT, number=99), Words())
+    assert np.array_equal(found, expected)
 
 
-def test_without_a_history_there_is_nothing_to_take_back_and_that_is_said():
+@pytest.mark.parametrize("forgotten", [FORGOTTEN, np.zeros(12, bool), np.ones(12, bool)])
+def test_without_a_history_every_client_refuses_whoever_leaves(forgotten):
     forgetful = silo(records(), keeps_history=False)
     TrainingTask(forgetful).contribution(weights(), terms(), Words())
-    with pytest.raises(ArgumentError, match="keep_history") as caught:
-        Correction().client_tasks(forgetful.forgetting(FORGOTTEN))
-    assert "'silo'" in str(caught.value)
-    assert "unlearn/correction" in Correction().client_tasks(forgetful)
+    with pytest.raises(HistoryError, match=r"'silo'.*keep_history"):
+        Correction().client_tasks(forgetful.forgetting(forgotten))
+
+
+@pytest.mark.parametrize("forgotten", [FORGOTTEN, np.zeros(12, bool)])
+@pytest.mark.parametrize("what", ["round-00000002.safetensors", "models"])
+def test_a_damaged_history_is_found_before_the_first_round_by_whoever_has_it(tmp_path, forgotten, what):
+    leaving = trained(records(), folder=tmp_path).forgetting(forgotten)
+    path = tmp_path / what
+    path = next(path.iterdir()) if path.is_dir() else path
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(HistoryError, match=path.name):
+        Correction().client_tasks(leaving)
+
+
+@pytest.mark.parametrize("unit", list(Unit))
+def test_who_never_took_part_takes_nothing_back(unit):
+    own = silo(records(groups=GROUPS), np.ones(12, bool))
+    assert not contribution(own, unit).any()
+
+
+def test_histories_on_disk_and_in_chunks_give_the_same(monkeypatch, tmp_path):
+    own = records()
+    expected = contribution(trained(own).forgetting(FORGOTTEN))
+    monkeypatch.setattr("secure_fu.unlearning.correction._WORK_BYTES", 2 * MODEL.dimension * 8)
+    assert np.array_equal(contribution(trained(own, folder=tmp_path).forgetting(FORGOTTEN)), expected)
+
+
+def test_a_unit_is_computed_again_once_for_each_of_its_rounds(monkeypatch):
+    """No more gradients than the unit had a part in, however many rounds and units there are."""
+    own = records(groups=GROUPS)
+    leaving = trained(own).forgetting(FORGOTTEN)
+    asked = []
+    of_then = clipped_gradients
+
+    def counted(of, model, chosen, round_terms, **arguments):
+        asked.append(len(chosen))
+        return of_then(of, model, chosen, round_terms, **arguments)
+
+    ((_, task),) = Correction().client_tasks(leaving).items()
+    monkeypatch.setattr("secure_fu.unlearning.correction.clipped_gradients", counted)
+    for _ in range(3):
+        contribution(leaving, task=task)
+    parts = sum(int((entry.sampled & FORGOTTEN).sum()) for entry in leaving.history)
+    assert asked == [1] * parts
+    assert 0 < parts < ROUNDS * FORGOTTEN.sum()
 
 
 @pytest.mark.parametrize(("settings", "argument"), [({"length": 0}, "length"), ({"rate_factor": 0.0}, "rate_factor")])

@@ -84,7 +84,7 @@ def test_layers_are_counted_by_weights_of_two_or_more_dimensions(layer, names):
 
 
 def test_a_model_without_such_a_layer_is_refused_before_anything_is_asked_for():
-    with pytest.raises(MethodRefused, match="layer 2 .* this one has 2"):
+    with pytest.raises(MethodRefused, match=r"layer 2 .* this one has 2"):
         Negation(layer=2).check(deletion())
     Negation(layer=1).check(deletion())
 
