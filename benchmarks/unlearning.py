@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from comparison.cells import run_job, settings_of
-from comparison.pages import Comparison, overview, page
+from comparison.gathered import Comparison
+from comparison.pages import overview, page
 from comparison.results_file import ResultsFile, fingerprint
 from comparison.shorter import cheapest
 from comparison.tasks import REQUESTS, SCAN_SEED, Task, tasks

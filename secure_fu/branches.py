@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from secure_fu.main_line import Executed, MainLine
 from secure_fu.parties import Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clients, confidentiality
-from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript
+from secure_fu.protocol import InProcessSums, LocalTask, ResumableSums, RoundTerms, RoundTraffic, Transcript
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import TRAIN, OnRound, Silo, TrainingState, check_whole_units, training_task
 from secure_fu.unlearning import Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
@@ -114,6 +115,7 @@ class Branches:
         self._silos = silos
         self._methods = frozenset(methods)
         self._cohort = cohort
+        self._earlier = {name for name in parties.ledger.branches if name.startswith("unlearn/")}
 
     def run(
         self,
@@ -133,7 +135,7 @@ class Branches:
                 passed.append(state)
             on_round(state)
 
-        run = self._run(request, method, adaptive, require, observe)
+        run = self._run(request, method, adaptive, require, execute, observe)
         if execute:
             self._execute(request, method, run, passed)
         return run.unlearned
@@ -161,6 +163,18 @@ class Branches:
         for name, mask in run.marks.items():
             if mask.any():
                 self._silos[name] = run.silos[name].erased()
+        self.forget_releases()
+
+    def forget_releases(self) -> None:
+        """Destroy the logged sums that executed deletions have taken back, and those behind the newest state."""
+        if not self._line.executed:
+            return
+        for branch in self._parties.ledger.branches:
+            if branch == self._line.branch:
+                self._parties.forget_releases(branch, until=self._line.state.last_round)
+                break  # those that came later knew nothing of what was forgotten
+            self._parties.forget_releases(branch)
+            self._earlier.discard(branch)
 
     def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool) -> Cost:
         """What a method would cost and guarantee; nothing is run."""
@@ -184,6 +198,7 @@ class Branches:
         method: UnlearningMethod,
         adaptive: bool,
         require: Requirement | None,
+        execute: bool,
         on_round: OnRound,
     ) -> _Run:
         marks = self._identify(request)
@@ -196,20 +211,28 @@ class Branches:
         cost = self._cost(method, deletion, marks)
         line = self._line.begun
         silos = {name: silo.forgetting(self._present(name, marks[name])) for name, silo in self._silos.items()}
-        branch = self._name_of(method)
-        transcript = self._parties.transcript(branch, line.transcript.head)
-        sums = self._parties.sums(
-            branch,
-            parent=line.branch,
-            tasks={
-                name: {**present_training(self._silos, name), **method.client_tasks(silo)}
-                for name, silo in silos.items()
-            },
-            transcript=transcript,
-            first_round=line.sums.next_round,
-        )
+        tasks = {
+            name: {**present_training(self._silos, name), **method.client_tasks(silo)} for name, silo in silos.items()
+        }
+        purpose = self._purpose(request, method, adaptive, execute)
+        branch = self._interrupted(purpose)
+        if branch is None:
+            branch = self._name_of(method)
+            transcript = self._parties.transcript(branch, line.transcript.head)
+            sums = self._parties.sums(
+                branch,
+                parent=line.branch,
+                tasks=tasks,
+                transcript=transcript,
+                first_round=line.sums.next_round,
+                purpose=purpose,
+            )
+        else:
+            transcript = self._parties.transcript(branch, self._parties.head(branch))
+            sums = self._parties.reopened_sums(branch, tasks=tasks, transcript=transcript)
+        self._earlier.discard(branch)
         started = time.perf_counter()
-        outcome = method.run(sums, deletion, on_round)
+        outcome = method.run(ResumableSums(sums, self._parties.log(branch)), deletion, on_round)
         forgotten, _ = holders(marks)
         unlearned = Unlearned(
             method=method.name,
@@ -297,6 +320,19 @@ class Branches:
             declared=self._methods.__contains__,
             earlier=tuple(entry.guarantee for entry in self._line.executed),
         )
+
+    def _purpose(self, request: Request, method: UnlearningMethod, adaptive: bool, execute: bool) -> str:
+        """What a branch is begun for, as a digest: only for the very same it is gone on with after an interruption."""
+        line = self._line
+        said = (request, method, adaptive, execute, line.branch, line.state.last_round, line.state.model.digest.hex())
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
+    def _interrupted(self, purpose: str) -> str | None:
+        """The first branch of an earlier process that was begun for the same, and not gone on with since."""
+        for branch in self._parties.ledger.branches:
+            if branch in self._earlier and self._parties.purpose(branch) == purpose:
+                return branch
+        return None
 
     def _name_of(self, method: UnlearningMethod) -> str:
         taken = sum(name.startswith(method.purpose) for name in self._parties.ledger.branches)

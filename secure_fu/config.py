@@ -27,6 +27,7 @@ Scalar = str | int | float | bool
 
 # A name becomes part of a folder's name, a prefix part of the names that clients are pinned under.
 _WIDEST = 65536  # of a hidden layer: more is a slip of the finger, and would fail for want of memory
+_MOST_CHANNELS = 4096  # of a convolution, for the same reason
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 
@@ -91,17 +92,27 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model: `mlp` with hidden layers, or `logistic`."""
+    """The model: `mlp` with hidden layers, `logistic`, or `cnn` with convolutions, for images.
+
+    Attributes:
+        kind: `mlp`, `logistic` or `cnn`.
+        hidden: widths of the hidden layers of `mlp`.
+        channels: outputs of each convolution of `cnn`.
+    """
 
     kind: str = "mlp"
     hidden: tuple[int, ...] = (32,)
+    channels: tuple[int, ...] = (8, 16)
 
     def __post_init__(self) -> None:
-        one_of("model.kind", self.kind, ("mlp", "logistic"))
+        one_of("model.kind", self.kind, ("mlp", "logistic", "cnn"))
         if self.kind == "mlp" and (not self.hidden or min(self.hidden) < 1):
             raise ConfigError("model.hidden", list(self.hidden), "a list of at least one positive width")
         if max(self.hidden) > _WIDEST:
             raise ConfigError("model.hidden", list(self.hidden), f"widths of at most {_WIDEST}")
+        if not self.channels or not all(1 <= channels <= _MOST_CHANNELS for channels in self.channels):
+            expected = f"a list of at least one number from 1 to {_MOST_CHANNELS}"
+            raise ConfigError("model.channels", list(self.channels), expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ This is the library's front door: bring a module and each client's records, trai
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,12 +18,13 @@ from secure_fu.branches import Branches, Marks, Request, Unlearned, present_trai
 from secure_fu.costs import Cost
 from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
 from secure_fu.errors import ArgumentError, DataError
+from secure_fu.founding import FOUNDING, read_founding
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.main_line import ORIGINAL, Executed, MainLine
 from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
-from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic
+from secure_fu.protocol import InProcessSums, ReleasedModel, ResumableSums, RoundTraffic, SecureSums, read_policy
 from secure_fu.training import TRAIN, CheckpointStore, OnRound, Silo, StackedUpdates, TrainingState, no_observer, train
 from secure_fu.unlearning import METHODS, Deletion, Requirement, UnlearningMethod
 
@@ -53,10 +55,14 @@ class Federation:
         encryption_processes: for schemes with a key-holder, worker processes that encrypt while this one computes; 0
             encrypts here. Worth it from some ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
+        new: whether to make the federation; otherwise `directory` has it, made with the same arguments. :meth:`open`
+            reads them there.
 
     Raises:
-        ArgumentError: an argument is out of its domain; names it.
+        ArgumentError: an argument is out of its domain, or not what the directory was made with; names it.
         DataError: a client's records do not fit the module; names the client.
+        LedgerError, RecordError, CryptoError, CheckpointError, TranscriptError: the directory has a federation already;
+            or, opened again, it is incomplete, damaged or in use by another process.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Federation:
         methods: Iterable[UnlearningMethod] = (),
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
+        new: bool = True,
     ) -> None:
         self.recipe = recipe = plan.recipe
         self.plan = plan
@@ -104,6 +111,8 @@ class Federation:
             for name, records in self._records.items()
         }
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if directory is None and not new:
+            raise ArgumentError("directory", directory, "the directory of the federation that is to be opened")
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
@@ -120,30 +129,102 @@ class Federation:
                 member_vanishes=member_vanishes,
                 encryption_processes=encryption_processes,
                 randomness=OsRandomness() if randomness is None else randomness,
+                facts=_facts(self.model, self._joins, self._methods),
+                new=new,
             )
+        except BaseException:
+            self._remove_scratch()
+            raise
+        try:
             checkpoints = CheckpointStore(
                 directory / "checkpoints",
                 start=ReleasedModel.public(self.model.vector()),
                 every=plan.checkpoint_every,
                 limit=plan.checkpoint_limit,
             )
+            self.ledger = self._parties.ledger
+            self.policy = self._parties.policy
+            self.roster = self._parties.roster
+            self._line = MainLine(
+                ledger=self.ledger, checkpoints=checkpoints, delta=self.budget.delta, directory=directory
+            )
+            self._branches = Branches(
+                parties=self._parties,
+                line=self._line,
+                plan=plan,
+                model=self.model,
+                records=self._records,
+                silos=self._silos,
+                methods=self._methods,
+                cohort=self._cohort,
+            )
+            if not new:
+                self._go_on()
         except BaseException:
-            self._remove_scratch()
+            self.close()
             raise
-        self.ledger = self._parties.ledger
-        self.policy = self._parties.policy
-        self.roster = self._parties.roster
-        self._line = MainLine(ledger=self.ledger, checkpoints=checkpoints, delta=self.budget.delta)
-        self._branches = Branches(
-            parties=self._parties,
-            line=self._line,
-            plan=plan,
-            model=self.model,
-            records=self._records,
-            silos=self._silos,
-            methods=self._methods,
-            cohort=self._cohort,
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        module: nn.Module,
+        clients: Mapping[str, Records],
+        *,
+        vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
+        member_vanishes: Callable[[int, str], bool] = lambda _round, _member: False,
+        keep_history: bool = True,
+        methods: Iterable[UnlearningMethod] = (),
+        encryption_processes: int = 0,
+        randomness: Randomness | None = None,
+    ) -> Federation:
+        """Go on with a federation whose process has ended, in whatever way.
+
+        Its state is that of the last round of training that was released. A deletion, or a method that was tried out,
+        that was interrupted is gone on with by asking for the same again: rounds that were released are read from disk,
+        and neither asked for nor charged again; the round that was under way stays charged and is asked for under a new
+        number. So after interruptions a budget that was planned to the last round does not hold all rounds any more.
+
+        Args:
+            directory: of the federation.
+            module: as it was at first: its parameters are the public starting point.
+            clients: as at first, in the same order; of records that have been forgotten only the place counts, so they
+                may be blank.
+            methods: those that were declared.
+            vanishes, member_vanishes, keep_history, encryption_processes, randomness: as of the class. What clients
+                remembered for the methods `correction` and `eraser` was in their processes, and is lost.
+
+        Raises:
+            as the class, with `new=False`.
+        """
+        founding = read_founding(directory / FOUNDING)
+        return cls(
+            module,
+            clients,
+            plan=founding.plan,
+            scheme_name=founding.scheme_name,
+            committee=read_policy(directory / "policy.toml").terms,
+            joins=json.loads(founding.facts.get("joins", "{}")),
+            vanishes=vanishes,
+            member_vanishes=member_vanishes,
+            directory=directory,
+            keep_history=keep_history,
+            methods=methods,
+            encryption_processes=encryption_processes,
+            randomness=randomness,
+            new=False,
         )
+
+    def _go_on(self) -> None:
+        """Bring clients and main line to where they were."""
+        for name, mask in self._line.gone.items():
+            self._silos[name] = self._silos[name].forgetting(mask).erased()
+        self._branches.forget_releases()
+        if self._line.branch in self.ledger.branches:
+            waiting = ResumableSums(
+                self.training_sums(), self._parties.log(self._line.branch), after=self.state.last_round
+            )
+            self._train(waiting, waiting.left, no_observer)
 
     def close(self) -> None:
         """Close ledger and records, end worker processes."""
@@ -210,28 +291,29 @@ class Federation:
         """
         if rounds is not None and rounds < 0:
             raise ArgumentError("rounds", rounds, "at least 0, or None")
-        sums = self.training_sums()
+        left = max(0, self.recipe.rounds - self.state.rounds)
+        return self._train(self.training_sums(), left if rounds is None else min(left, rounds), on_round)
 
+    def _train(self, sums: SecureSums, rounds: int, on_round: OnRound) -> TrainingState:
         def observe(state: TrainingState) -> None:
-            self._line.advance(state)
+            if self._line.advance(state):
+                self._parties.forget_releases(self._line.branch, until=state.last_round)
             on_round(state)
 
-        left = max(0, self.recipe.rounds - self.state.rounds)
-        return train(
-            sums,
-            self.recipe,
-            self.state,
-            left if rounds is None else min(left, rounds),
-            forgotten_rate=0.0 if self.executed else None,
-            on_round=observe,
-        )
+        forgotten_rate = 0.0 if self.executed else None
+        return train(sums, self.recipe, self.state, rounds, forgotten_rate=forgotten_rate, on_round=observe)
 
     def training_sums(self) -> InProcessSums:
         """The secure sums of the main line: for algorithms of your own, and for measuring rounds."""
         if not self._line.has_begun:
-            transcript = self._parties.transcript(ORIGINAL)
+            branch = self._line.branch
             tasks = {name: present_training(self._silos, name) for name in self._silos}
-            sums = self._parties.sums(ORIGINAL, parent=None, tasks=tasks, transcript=transcript, first_round=0)
+            if branch in self.ledger.branches:
+                transcript = self._parties.transcript(branch, self._parties.head(branch))
+                sums = self._parties.reopened_sums(branch, tasks=tasks, transcript=transcript)
+            else:
+                transcript = self._parties.transcript(branch)
+                sums = self._parties.sums(branch, parent=None, tasks=tasks, transcript=transcript, first_round=0)
             self._line.begin(sums, transcript)
         return self._line.begun.sums
 
@@ -313,6 +395,15 @@ class Federation:
 
     def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
         return tuple(name for name in names if self._joins.get(name, 0) <= round_number)
+
+
+def _facts(model: FlatModel, joins: Mapping[str, int], methods: Iterable[UnlearningMethod]) -> dict[str, str]:
+    """What is fixed before the first round beside plan and policy."""
+    return {
+        "start": ReleasedModel.public(model.vector()).digest.hex(),
+        "joins": json.dumps(dict(sorted(joins.items()))),
+        "methods": "; ".join(sorted(repr(method) for method in methods)),
+    }
 
 
 def _check_fits(module: nn.Module, client: str, records: Records) -> None:

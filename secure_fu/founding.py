@@ -16,7 +16,7 @@ from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.planning import Plan
 from secure_fu.protocol.files import write_whole
 
-__all__ = ["FOUNDING", "Founding", "read_founding", "write_founding"]
+__all__ = ["FOUNDING", "Founding", "from_plain", "read_founding", "to_plain", "write_founding"]
 
 FOUNDING: Final = "federation.json"
 _FORMAT: Final = "secure-fu/federation/1"
@@ -50,8 +50,8 @@ class Founding:
         Raises:
             ArgumentError: names the first argument that differs, a plan's field by field.
         """
-        then = {"clients": list(self.clients), "scheme_name": self.scheme_name, "plan": _plain(self.plan)}
-        now = {"clients": list(clients), "scheme_name": scheme_name, "plan": _plain(plan)}
+        then = {"clients": list(self.clients), "scheme_name": self.scheme_name, "plan": to_plain(self.plan)}
+        now = {"clients": list(clients), "scheme_name": scheme_name, "plan": to_plain(plan)}
         for name in then:
             _compare(name, then[name], now[name], path)
         _compare("facts", dict(self.facts), dict(facts), path)
@@ -63,7 +63,7 @@ def write_founding(path: Path, founding: Founding) -> None:
     Raises:
         RecordError: it cannot be written.
     """
-    values = _plain(founding)
+    values = to_plain(founding)
     text = json.dumps({"format": _FORMAT, "sha256": _hash(values), "founding": values}, indent=1, ensure_ascii=False)
     try:
         write_whole(path, text.encode())
@@ -89,7 +89,7 @@ def read_founding(path: Path) -> Founding:
             raise RecordError(f"{path} is of format {read['format']!r}; this version reads {_FORMAT!r}")
         if read["sha256"] != _hash(read["founding"]):
             raise RecordError(f"{path} is damaged: it is not what was written; restore it from a copy")
-        founding: Founding = _made(Founding, read["founding"])
+        founding: Founding = from_plain(Founding, read["founding"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ArgumentError) as error:
         raise RecordError(f"{path} is damaged, or of another version: {error}") from error
     return founding
@@ -107,23 +107,23 @@ def _hash(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A dataclass of public settings as what JSON has; floats come back bit for bit."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: to_plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in sorted(value)}
+        return {key: to_plain(value[key]) for key in sorted(value)}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
 
 
-def _made(kind: Any, value: Any) -> Any:
-    """What :func:`_plain` was given, by the type that a field declares.
+def from_plain(kind: Any, value: Any) -> Any:
+    """What :func:`to_plain` was given, by the type that a field declares.
 
     Raises:
         ValueError, KeyError, TypeError, ArgumentError: it is not one.
@@ -131,16 +131,16 @@ def _made(kind: Any, value: Any) -> Any:
     arguments = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
         (inner,) = [argument for argument in arguments if argument is not type(None)]
-        return None if value is None else _made(inner, value)
+        return None if value is None else from_plain(inner, value)
     if is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         if set(value) != {item.name for item in fields(kind)}:
             raise ValueError(f"{kind.__name__} has the fields {sorted(value)}")
-        return kind(**{name: _made(hints[name], value[name]) for name in value})
+        return kind(**{name: from_plain(hints[name], value[name]) for name in value})
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
     if kind is bytes:
         return bytes.fromhex(value)
     if typing.get_origin(kind) is tuple:
-        return tuple(_made(arguments[0], item) for item in value)
+        return tuple(from_plain(arguments[0], item) for item in value)
     return value

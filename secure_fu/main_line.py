@@ -11,42 +11,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.deletion import DeletionBatch, DeletionRequest
 from secure_fu.errors import ProtocolError
+from secure_fu.main_line_file import Executed, Standing, read_standing, write_standing
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
 from secure_fu.protocol import InProcessSums, Transcript
 from secure_fu.training import CheckpointStore, Lineage, TrainingState
-from secure_fu.unlearning import Deletion, Guarantee, Rerun, UnlearningMethod
+from secure_fu.unlearning import Deletion, Rerun, UnlearningMethod
 
 __all__ = ["ORIGINAL", "Executed", "MainLine"]
 
 ORIGINAL = "original"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Executed:
-    """A deletion that was executed on the main line.
-
-    Attributes:
-        request: what was forgotten.
-        method: by its name.
-        branch: of the ledger, that the deletion's rounds are in.
-        forgotten_units: how many units, the size of the group that the guarantee is about.
-        guarantee: as it stands. A later request that may have been chosen after seeing models weakens what was proved
-            for requests that were not.
-        if_adaptive: what is left of it then.
-    """
-
-    request: DeletionRequest | DeletionBatch
-    method: str
-    branch: str
-    forgotten_units: int
-    guarantee: Guarantee
-    if_adaptive: Guarantee
 
 
 @dataclass(frozen=True)
@@ -65,17 +44,39 @@ class MainLine:
         ledger: the federation's.
         checkpoints: of the server; holds the public start.
         delta: at which epsilon is stated.
+        directory: where it is written down what executed deletions left; read when there is something.
+
+    Raises:
+        RecordError, CheckpointError: a file is missing or damaged.
     """
 
-    def __init__(self, *, ledger: PrivacyLedger, checkpoints: CheckpointStore, delta: float) -> None:
+    def __init__(self, *, ledger: PrivacyLedger, checkpoints: CheckpointStore, delta: float, directory: Path) -> None:
         self.checkpoints = checkpoints
-        self.state = checkpoints.load(0)
         self.gone: dict[str, NDArray[np.bool_]] = {}
         self.executed: tuple[Executed, ...] = ()
+        self._directory = directory
         self._ledger = ledger
         self._delta = delta
         self._before: Lineage = ()
         self._begun: Begun | None = None
+        self.branch = ORIGINAL
+        standing = read_standing(directory)
+        if standing is not None:
+            self.executed = standing.executed
+            self.gone = dict(standing.gone)
+            self.branch = self.executed[-1].branch
+            self._before = standing.lineage[:-1]
+            self._destroy_what_knew(standing.kept)
+        self.state = checkpoints.load(checkpoints.rounds[-1])
+        if standing is not None and standing.state.last_round >= self.state.last_round:
+            self.state = standing.state
+
+    def _destroy_what_knew(self, kept: int) -> None:
+        """Destroy the checkpoints of more than `kept` rounds that are of an earlier branch."""
+        newest = self.checkpoints.rounds[-1]
+        # All of them go before the first of the present branch is saved.
+        if newest > kept and self.checkpoints.lineage(newest)[-1][0] != self.branch:
+            self.checkpoints.destroy_after(min(kept, newest))
 
     @property
     def has_begun(self) -> bool:
@@ -94,8 +95,8 @@ class MainLine:
         return self._begun
 
     def begin(self, sums: InProcessSums, transcript: Transcript) -> None:
-        """Start with training."""
-        self._begun = Begun(ORIGINAL, sums, transcript)
+        """Start with training, or go on with it."""
+        self._begun = Begun(self.branch, sums, transcript)
 
     @property
     def lineage(self) -> Lineage:
@@ -103,12 +104,12 @@ class MainLine:
         return self._lineage(self.state)
 
     def _lineage(self, state: TrainingState) -> Lineage:
-        return (*self._before, (self.begun.branch, state.last_round))
+        return (*self._before, (self.branch, state.last_round))
 
-    def advance(self, state: TrainingState) -> None:
-        """A round of training is done."""
+    def advance(self, state: TrainingState) -> bool:
+        """A round of training is done; whether its state is kept as a checkpoint."""
         self.state = state
-        self.checkpoints.save(state, self.lineage)
+        return self.checkpoints.save(state, self.lineage)
 
     def adopt(
         self,
@@ -135,17 +136,23 @@ class MainLine:
             start = self.lineage if kept == deletion.rounds else self.checkpoints.lineage(kept)
         else:
             kept, start = deletion.joined_at, self.lineage
-        self.checkpoints.destroy_after(min(kept, max(self.checkpoints.rounds)))
         self._before, self._begun, self.state = start, Begun(executed.branch, sums, transcript), state
-        for earlier in (*passed, state):
-            if earlier.rounds > kept:
-                self.checkpoints.save(earlier, self._lineage(earlier))
+        self.branch = executed.branch
         for name, mask in marks.items():
             if mask.any():
                 self.gone[name] = self.gone[name] | mask if name in self.gone else mask
         if deletion.adaptive:
             self.executed = tuple(replace(entry, guarantee=entry.if_adaptive) for entry in self.executed)
         self.executed = (*self.executed, executed)
+        # From here on the deletion is executed, whatever comes: what follows is done again when it was interrupted.
+        write_standing(
+            self._directory,
+            Standing(executed=self.executed, gone=self.gone, state=state, lineage=self.lineage, kept=kept),
+        )
+        self.checkpoints.destroy_after(min(kept, max(self.checkpoints.rounds)))
+        for earlier in (*passed, state):
+            if earlier.rounds > kept:
+                self.checkpoints.save(earlier, self._lineage(earlier))
 
     # What the ledger says of units that have been retained so far
 
@@ -195,7 +202,7 @@ class MainLine:
                     yield charge, frozenset(event.charged)
 
     def _branches(self) -> Iterator[str]:
-        branch: str | None = self.begun.branch
+        branch: str | None = self.branch
         while branch is not None:
             yield branch
             branch = self._ledger.branches.get(branch)

@@ -182,9 +182,7 @@ class Parties:
 
     def transcript(self, branch: str, start: bytes = bytes(32)) -> Transcript:
         """The transcript of one branch, which goes on from the link that `start` is the hash of."""
-        transcript = Transcript(start=start, path=self._files.transcript, branch=branch)
-        self._transcripts[branch] = transcript
-        return transcript
+        return Transcript(start=start, path=self._files.transcript, branch=branch)
 
     def head(self, branch: str) -> bytes:
         """Hash of a branch's newest release, or of its parent's where it has none; 32 bytes, zeros before the first.
@@ -207,6 +205,23 @@ class Parties:
         """
         return self._files.log(branch)
 
+    def purpose(self, branch: str) -> str:
+        """What a branch was begun for.
+
+        Raises:
+            ArgumentError: there is no such branch.
+        """
+        return self._files.purpose(branch)
+
+    def forget_releases(self, branch: str, *, until: int | None = None) -> None:
+        """Destroy the logged sums of a branch, up to a round or all: it can then not be run again from there.
+
+        Raises:
+            ArgumentError: there is no such branch.
+            RecordError: a file cannot be destroyed.
+        """
+        self._files.forget_releases(branch, until=until)
+
     def next_round(self, branch: str) -> int:
         """A number above every round that was reserved in a branch, or in its parent where it has none itself.
 
@@ -227,6 +242,7 @@ class Parties:
         tasks: Mapping[str, Mapping[str, LocalTask]],
         transcript: Transcript,
         first_round: int,
+        purpose: str = "",
     ) -> InProcessSums:
         """The secure sums of a new branch.
 
@@ -236,12 +252,15 @@ class Parties:
             tasks: each client's code by purpose.
             transcript: of the branch.
             first_round: number of its first round.
+            purpose: what it is for, in whatever words; :meth:`purpose` tells when it might be resumed.
 
         Raises:
             LedgerError: the branch exists.
             ArgumentError: the parent does not; or a branch exists whose files would have the same names.
         """
-        return self._driver(branch, self._files.begin(branch, parent=parent), tasks, transcript, first_round)
+        return self._driver(
+            branch, self._files.begin(branch, parent=parent, purpose=purpose), tasks, transcript, first_round
+        )
 
     def reopened_sums(
         self, branch: str, *, tasks: Mapping[str, Mapping[str, LocalTask]], transcript: Transcript
@@ -274,6 +293,7 @@ class Parties:
         transcript: Transcript,
         first_round: int,
     ) -> InProcessSums:
+        self._transcripts[branch] = transcript
         run = Run(
             run_id=self._run_id(branch),
             roster=self.roster,

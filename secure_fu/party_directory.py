@@ -25,9 +25,11 @@ from secure_fu.protocol import (
     settle,
     write_policy,
 )
-from secure_fu.protocol.files import destroy_file
+from secure_fu.protocol.files import destroy_file, write_whole
 
 __all__ = ["PartyDirectory"]
+
+_PURPOSE = "purpose.txt"
 
 
 class PartyDirectory:
@@ -158,8 +160,13 @@ class PartyDirectory:
             raise ArgumentError("branch", branch, f"one of {', '.join(branches) or 'none yet'}")
         return branches[branch]
 
-    def begin(self, branch: str, *, parent: str | None) -> ClientRecord:
+    def begin(self, branch: str, *, parent: str | None, purpose: str) -> ClientRecord:
         """Make a branch: its clients' record, its log, its place in the ledger.
+
+        Args:
+            branch: a new name.
+            parent: that it goes on from.
+            purpose: what it is for, see :meth:`purpose`.
 
         Raises:
             LedgerError: the branch exists.
@@ -177,8 +184,32 @@ class PartyDirectory:
         record = ClientRecord(path, new=True) if parent is None else self.client_record(parent).fork(path)
         self._client_records[branch] = record
         self._logs[branch] = ReleaseLog(self._log_path(branch))
+        write_whole(self._log_path(branch) / _PURPOSE, purpose.encode())
         self.ledger.branch(branch, parent=parent)
         return record
+
+    def purpose(self, branch: str) -> str:
+        """What a branch was begun for, in whatever words; a branch is resumed only for the same.
+
+        Raises:
+            ArgumentError: there is no such branch.
+            RecordError: the file that says it is missing.
+        """
+        self.parent(branch)
+        return _content(self._log_path(branch) / _PURPOSE).decode(errors="replace")
+
+    def forget_releases(self, branch: str, *, until: int | None = None) -> None:
+        """Destroy the logged sums of a branch, up to a round or all; their lines in the transcript are durable before.
+
+        Raises:
+            ArgumentError: there is no such branch.
+            RecordError: a file cannot be destroyed.
+        """
+        log = self.log(branch)
+        if log.rounds and (until is None or log.rounds[0] <= until):
+            with self.transcript.open("rb") as file:
+                os.fsync(file.fileno())
+            log.destroy(until=until)
 
     def client_record(self, branch: str) -> ClientRecord:
         """The clients' record of a branch.

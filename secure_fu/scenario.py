@@ -20,6 +20,7 @@ from secure_fu.learning import (
     breast_cancer,
     by_column,
     by_label,
+    cnn,
     csv_file,
     digits,
     dirichlet,
@@ -246,6 +247,14 @@ def _model(config: SimulationConfig, dataset: Dataset) -> tuple[nn.Module, str]:
     inputs = dataset.train.width
     if config.model.kind == "logistic":
         return logistic(inputs, dataset.classes, seed=config.seed), f"logistic {inputs}-{dataset.classes}"
+    if config.model.kind == "cnn":
+        shape = dataset.train.shape
+        if len(shape) not in (2, 3):
+            expected = f"mlp or logistic; records of shape {shape} are no images"
+            raise ConfigError("model.kind", config.model.kind, expected)
+        image = "x".join(str(size) for size in shape)
+        layers = "-".join(str(size) for size in (image, *config.model.channels, dataset.classes))
+        return cnn(shape, config.model.channels, dataset.classes, seed=config.seed), f"CNN {layers}"
     layers = "-".join(str(size) for size in (inputs, *config.model.hidden, dataset.classes))
     return mlp(inputs, config.model.hidden, dataset.classes, seed=config.seed), f"MLP {layers}"
 

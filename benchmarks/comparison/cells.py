@@ -170,7 +170,7 @@ class _Cell:
         self._yardstick = _yardstick(self._task, self._cast, model, _vector(state), seed)
         self._measure("original", state)
         self._rows["original"] |= {
-            "guarantee": {"kind": "none", "text": "nothing was done", "epsilon": None},
+            "guarantee": {"kind": "none", "text": "nothing was done"},
             "rounds": 0,
             "training_client_seconds": self._clock.lap() / len(self._cast.clients),
             "training_seconds": seconds,
@@ -259,7 +259,7 @@ def _described(method: UnlearningMethod, guarantee: Guarantee, traffic: Sequence
         "guarantee": {
             "kind": guarantee.kind,
             "text": guarantee.describe(),
-            "epsilon": getattr(guarantee, "epsilon", None),
+            **{name: getattr(guarantee, name, None) for name in ("epsilon", "group_size", "view")},
         },
         "settings": repr(method),
         "rounds": len(traffic),

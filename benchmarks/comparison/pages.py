@@ -2,167 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from comparison.figures import FIGURES, Figure
-from comparison.picture import Panel, Point, trade_off
-from comparison.statistics import (
-    FAMILY_ERROR,
-    LEVEL,
-    CellFigures,
-    Ranked,
-    distances,
-    gap_interval,
-    geometric_interval,
-    ranking,
-    units,
-)
+from comparison.gathered import BASELINES, Comparison, Result
+from comparison.picture import trade_off
+from comparison.statistics import FAMILY_ERROR, LEVEL, CellFigures, gap_interval, holm, ranking
 from comparison.tasks import REQUESTS, Task
 from secure_fu.privacy import Interval
 from secure_fu.report.canvas import Picture
 
-__all__ = ["Comparison", "figures_of", "overview", "page"]
+__all__ = ["overview", "page"]
 
-Result = Mapping[str, Any]
-
-_PEERS = "peers"
 _NAMES = {"original": "do nothing", "retrained": "retraining", "shorter": "cheapest retraining"}
-_SHORT_NAMES = {"retrained": "retraining", "shorter": "cheapest", "original": "do nothing"}
 _MEGABYTE = 1e6
-
-
-def figures_of(result: Result) -> CellFigures:
-    """A cell's results, or its peers', as the statistics want them; rows that were refused are left out."""
-    return CellFigures(
-        rows={name: row["figures"] for name, row in result["rows"].items() if "figures" in row},
-        references=result["references"],
-        pairs={(int(pair[0]), int(pair[2])): value for pair, value in result["pairs"].items()},
-    )
-
-
-class Comparison:
-    """All cells of one task and one request.
-
-    Args:
-        task: what was run.
-        request: key of :data:`~comparison.tasks.REQUESTS`.
-        results: by seed.
-    """
-
-    def __init__(self, task: Task, request: str, results: Mapping[int, Result]) -> None:
-        self.task, self.request = task, request
-        self.results = dict(sorted(results.items()))
-        self.cells = [figures_of(result) for result in self.results.values()]
-        self.unit = units(self.cells)
-        self.blocks = [distances(cell, self.unit) for cell in self.cells]
-        self.ranked = ranking(self.blocks)
-        peers = [result["peers"] for result in self.results.values() if result["peers"]]
-        self.peers = [figures_of(entry) for entry in peers if "rows" in entry]
-        self.peer_rounds = [entry["rows"] for entry in peers if "rows" in entry]
-        self.peers_refused = next((entry["refused"] for entry in peers if "refused" in entry), None)
-
-    @property
-    def rows(self) -> list[str]:
-        """Rows that some cell has, nearest to retraining first; those that are not in all cells last."""
-        placed = [entry.row for entry in self.ranked]
-        return placed + sorted({row for cell in self.cells for row in cell.rows} - set(placed))
-
-    @property
-    def cheapest(self) -> int:
-        """Rounds of the cheapest retraining."""
-        first = next(iter(self.results.values()))
-        return int(first["shorter"]["rounds"])
-
-    def entries(self, row: str) -> list[Mapping[str, Any]]:
-        """What each cell knows of a row that was run."""
-        return [
-            result["rows"][row] for result in self.results.values() if "figures" in result["rows"].get(row, {"": 0})
-        ]
-
-    def refusals(self) -> dict[str, str]:
-        """Why a method was not run, by name; the first cell's words."""
-        found: dict[str, str] = {}
-        for result in self.results.values():
-            for row, entry in result["rows"].items():
-                if "refused" in entry:
-                    found.setdefault(row, entry["refused"])
-        return found
-
-    def rounds(self, row: str) -> float:
-        """Mean over cells."""
-        return statistics.mean(entry["rounds"] for entry in self.entries(row))
-
-    def distance(self, row: str) -> Interval:
-        """Over the cells that have the row."""
-        return geometric_interval([block[row] for block in self.blocks if row in block])
-
-    def peer_distances(self) -> dict[str, Interval]:
-        """Of the peers, from retraining without noise, in the units of the private task."""
-        blocks = [distances(cell, self.unit) for cell in self.peers]
-        return {
-            row: geometric_interval([block[row] for block in blocks if row in block])
-            for row in (self.peers[0].rows if self.peers else ())
-            if row not in ("retrained", "original")
-        }
-
-    def kind(self, row: str) -> str:
-        """Kind of guarantee, the weakest word of any cell."""
-        kinds = {entry["guarantee"]["kind"] for entry in self.entries(row)}
-        return next((kind for kind in ("heuristic", "baseline", "certified") if kind in kinds), min(kinds))
-
-    def to_json(self) -> dict[str, object]:
-        """Ranking and gaps with their intervals."""
-        return {
-            "seeds": list(self.results),
-            "units": self.unit,
-            "ranking": [
-                {"row": entry.row, "group": entry.groups, "distance": _plain(entry.distance)} for entry in self.ranked
-            ],
-            "rows": {
-                row: {
-                    "guarantee": self.kind(row),
-                    "rounds": self.rounds(row),
-                    "gaps": {
-                        name: _plain(found)
-                        for name in FIGURES
-                        if (found := gap_interval(self.cells, row, name)) is not None
-                    },
-                }
-                for row in self.rows
-            },
-            "peers": {row: _plain(distance) for row, distance in self.peer_distances().items()},
-            "not run": self.refusals(),
-        }
-
-    def panel(self) -> Panel:
-        """For the picture."""
-        points = [
-            Point(
-                label=_SHORT_NAMES.get(row, row),
-                kind=self.kind(row),
-                cost=self.rounds(row) / self.cheapest,
-                distance=self.distance(row),
-            )
-            for row in self.rows
-            if row != "original" and self.rounds(row) > 0
-        ]
-        for row, distance in self.peer_distances().items():
-            rounds = statistics.mean(rows[row]["rounds"] for rows in self.peer_rounds)
-            points.append(Point(label=row, kind="peer", cost=rounds / self.cheapest, distance=distance))
-        return Panel(
-            title=REQUESTS[self.request],
-            points=points,
-            nothing=self.distance("original"),
-            again=self.distance("retrained"),
-        )
-
-
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """An interval for JSON; its ends are null where there is a single cell."""
-    return {key: value if math.isfinite(value) else None for key, value in interval.to_json().items()}
 
 
 def page(task: Task, comparisons: Sequence[Comparison], scans: Result) -> tuple[str, Picture]:
@@ -185,15 +42,7 @@ def overview(pages: Mapping[str, Sequence[Comparison]], *, request: str) -> Pict
     for comparisons in pages.values():
         for comparison in comparisons:
             if comparison.request == request:
-                panel = comparison.panel()
-                panels.append(
-                    Panel(
-                        title=comparison.task.title.split(",")[0] + ", " + comparison.task.name.split("/")[1],
-                        points=panel.points,
-                        nothing=panel.nothing,
-                        again=panel.again,
-                    )
-                )
+                panels.append(dataclasses.replace(comparison.panel(), title=comparison.task.name))
     if not panels:
         return None
     return trade_off(panels, name=f"trade-off-{request}", title=f"Cost against distance: {REQUESTS[request]}")
@@ -214,8 +63,10 @@ def _request_section(comparison: Comparison) -> list[str]:
     forgotten = [result["forgotten"] for result in comparison.results.values()]
     span = f"{min(forgotten)}" if min(forgotten) == max(forgotten) else f"{min(forgotten)} to {max(forgotten)}"
     lines = [
-        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining, in points where no sign of ratio (×) stands, "
-        f"with the {LEVEL:.0%} interval of the mean.",
+        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points, or ratios (×), with the {LEVEL:.0%} "
+        "interval of the mean. *Over finetune* and *over scratch*: the distance over that of this baseline in as many "
+        f"rounds; a star where the difference is not noise ({FAMILY_ERROR:.0%} for the table). Rows with a letter in "
+        "common are not told apart.",
         "",
         *_absolute(comparison),
         "",
@@ -260,7 +111,9 @@ _COLUMNS = (
 
 def _gap_table(comparison: Comparison) -> list[str]:
     shown = [name for name in _COLUMNS if any(_has(cell, name) for cell in comparison.cells)]
-    header = ["row", "guarantee", "distance", "group", *(FIGURES[name].title for name in shown)]
+    header = ["row", "guarantee", "distance", "group", *(f"over {baseline}" for baseline in BASELINES)]
+    header += [FIGURES[name].title for name in shown]
+    against = _against(comparison)
     groups = {entry.row: entry.groups for entry in comparison.ranked}
     rows = [
         [
@@ -268,6 +121,7 @@ def _gap_table(comparison: Comparison) -> list[str]:
             comparison.kind(row),
             _distance(comparison.distance(row)),
             groups.get(row, "not in all seeds"),
+            *(against.get((row, baseline), "–") for baseline in BASELINES),
             *(_gap_text(gap_interval(comparison.cells, row, name), FIGURES[name]) for name in shown),
         ]
         for row in comparison.rows
@@ -279,10 +133,27 @@ def _gap_table(comparison: Comparison) -> list[str]:
                 "none",
                 _distance(distance),
                 "peer",
+                *("–" for _ in BASELINES),
                 *(_gap_text(gap_interval(comparison.peers, row, name), FIGURES[name]) for name in shown),
             ]
         )
     return _table(header, rows)
+
+
+def _against(comparison: Comparison) -> dict[tuple[str, str], str]:
+    """A method's distance over that of a baseline in as many rounds; a star where that is not noise."""
+    found = {
+        (row, baseline): compared
+        for row in comparison.rows
+        if row.split()[0] not in ("original", "retrained", "shorter", *BASELINES)
+        for baseline in BASELINES
+        if (compared := comparison.against(row, baseline)) is not None
+    }
+    adjusted = holm([compared.p for compared in found.values()])
+    return {
+        place: f"×{_significant(compared.ratio)}" + ("*" if p <= FAMILY_ERROR else "")
+        for (place, compared), p in zip(found.items(), adjusted, strict=True)
+    }
 
 
 def _has(cell: CellFigures, name: str) -> bool:
@@ -378,23 +249,26 @@ def _largest(entries: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, An
 
 
 def _guarantee(entries: Sequence[Mapping[str, Any]]) -> str:
-    epsilons = [entry["guarantee"]["epsilon"] for entry in entries]
-    kinds = {entry["guarantee"]["kind"] for entry in entries}
-    if "certified" in kinds:
-        known = [value for value in epsilons if value is not None]
-        return f"certified, epsilon {max(known):.2f}" if len(known) == len(epsilons) else "certified, no finite epsilon"
-    return min(kinds)
+    given = [entry["guarantee"] for entry in entries]
+    certified = [entry for entry in given if entry["kind"] == "certified"]
+    if not certified:
+        return str(min(entry["kind"] for entry in given))
+    units = max(entry["group_size"] for entry in certified)
+    whom = f"for {units} units together, against {certified[0]['view']}"
+    known = [entry["epsilon"] for entry in certified if entry["epsilon"] is not None]
+    bound = f"epsilon {max(known):.2f}" if len(known) == len(certified) else "no finite epsilon"
+    return f"certified: {bound} {whom}"
 
 
-def _mean(values: Any) -> float | None:
+def _mean(values: Iterable[float]) -> float | None:
     known = list(values)
     return statistics.mean(known) if known else None
 
 
 def _overall(comparisons: Sequence[Comparison]) -> list[str]:
     """The ranking over the cells of all requests; a cell is a request and a seed."""
-    blocks = [block for comparison in comparisons for block in comparison.blocks]
-    ranked: Sequence[Ranked] = ranking(blocks)
+    blocks = [comparison.without_lengths(block) for comparison in comparisons for block in comparison.blocks]
+    ranked = ranking(blocks)
     lines = [
         f"Ranking over all {len(blocks)} cells, rows that every request has. Rows with a letter in common are not told "
         f"apart: paired tests of the logarithms of the distances, Holm's correction, {FAMILY_ERROR:.0%} for the table.",

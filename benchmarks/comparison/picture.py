@@ -15,16 +15,16 @@ from secure_fu.privacy import Interval
 from secure_fu.report.canvas import WIDTH, Picture, drawing, new_figure, picture
 from secure_fu.report.style import INK, MUTED
 
-__all__ = ["Panel", "Point", "spread_apart", "trade_off"]
+__all__ = ["Curve", "Panel", "Point", "spread_apart", "trade_off"]
 
 # Colours of Okabe and Ito, told apart with every common form of colour blindness; the markers say the same.
 _KINDS = {
     "exact": ("s", "#0072b2", "exact"),
     "certified": ("D", "#009e73", "certified"),
     "heuristic": ("o", "#d55e00", "heuristic"),
-    "baseline": ("X", "#7f7f7f", "baseline"),
     "peer": ("o", "#cc79a7", "peer: sees every update"),
 }
+_BASELINE = "#7f7f7f"
 _PANEL_HEIGHT, _LEGEND_HEIGHT, _TITLE_HEIGHT = 3.0, 0.62, 0.42  # inches
 _LEFT, _LABELS, _GAP, _BELOW = 0.6, 1.12, 0.1, 0.56  # inches: y axis, names on the right, between columns, x axis
 _LINE = 0.138  # inches between names
@@ -50,6 +50,19 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A baseline by its length.
+
+    Attributes:
+        label: name at its end.
+        places: cost and distance, ascending by cost; one place at least.
+    """
+
+    label: str
+    places: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Panel:
     """One task.
 
@@ -58,12 +71,14 @@ class Panel:
         points: the rows that cost something.
         nothing: distance of the original model.
         again: distance of one more retraining: nothing can be told from less.
+        curves: baselines; what is below them has done better in as many rounds.
     """
 
     title: str
     points: Sequence[Point]
     nothing: Interval
     again: Interval
+    curves: Sequence[Curve]
 
 
 def spread_apart(wanted: Sequence[float], *, spacing: float, low: float, high: float) -> list[float]:
@@ -126,18 +141,27 @@ def _draw(figure: Figure, panel: Panel, *, line: int, column: int, columns: int,
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_title(panel.title, x=-_LEFT / width + 0.02, fontsize=9.5)
-    costs = [point.cost for point in panel.points]
+    places = [place for curve in panel.curves for place in curve.places]
+    costs = [*(point.cost for point in panel.points), *(cost for cost, _ in places)]
     axes.set_xlim(min([*costs, 0.5]) / 1.5, max([*costs, 1.0]) * 1.5)
     ends = [panel.nothing, panel.again, *(point.distance for point in panel.points)]
-    axes.set_ylim(
-        min(min(_known(end.low, end.value), end.value) for end in ends) / 1.3,
-        max(max(_known(end.high, end.value), end.value) for end in ends) * 1.3,
-    )
+    lows = [*(min(_known(end.low, end.value), end.value) for end in ends), *(value for _, value in places)]
+    highs = [*(max(_known(end.high, end.value), end.value) for end in ends), *(value for _, value in places)]
+    axes.set_ylim(min(lows) / 1.3, max(highs) * 1.3)
     _ticks(axes)
     if math.isfinite(panel.again.low):
         axes.axhspan(panel.again.low, panel.again.high, color="#0072b2", alpha=0.13, linewidth=0)
     axes.axhline(panel.nothing.value, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+    for curve in panel.curves:
+        axes.plot(
+            *zip(*curve.places, strict=True),
+            color=_BASELINE,
+            linewidth=1.2,
+            marker="X",
+            markersize=4.0,
+            zorder=1,
+        )
     for point in panel.points:
         marker, colour, _ = _KINDS[point.kind]
         distance = point.distance
@@ -179,6 +203,7 @@ def _names(axes: Axes, panel: Panel, *, tall: float) -> None:
     """Names in a column at the right, in the order of the points, each with a thin line to its point."""
     low, high = (math.log(end) for end in axes.get_ylim())
     entries = [(point.distance.value, point.cost, point.label, _KINDS[point.kind][1]) for point in panel.points]
+    entries += [(curve.places[-1][1], curve.places[-1][0], curve.label, _BASELINE) for curve in panel.curves]
     entries.append((panel.nothing.value, axes.get_xlim()[1], "do nothing", MUTED))
     entries.sort()
     wanted = [(math.log(value) - low) / (high - low) * tall for value, *_ in entries]
@@ -222,6 +247,9 @@ def _legend(figure: Figure, height: float, with_peers: bool) -> None:
         for kind, (marker, colour, label) in _KINDS.items()
         if with_peers or kind != "peer"
     ]
+    handles.append(
+        Line2D([], [], color=_BASELINE, marker="X", markersize=4.0, linewidth=1.2, label="baseline, by length")
+    )
     handles.append(Line2D([], [], color="#0072b2", alpha=0.3, linewidth=7.0, label="another retraining"))
     figure.legend(
         handles=handles,

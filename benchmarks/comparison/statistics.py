@@ -31,7 +31,9 @@ __all__ = [
     "FAMILY_ERROR",
     "LEVEL",
     "CellFigures",
+    "Compared",
     "Ranked",
+    "compared",
     "distances",
     "gap",
     "gap_interval",
@@ -201,6 +203,27 @@ def ranking(blocks: Sequence[Mapping[str, float]], *, error: float = FAMILY_ERRO
         )
         for row in order
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One row's distance against another's, paired by cell.
+
+    Attributes:
+        ratio: geometric mean of the row's distance over the other's.
+        p: two-sided, of the paired test; 1 for a single cell.
+    """
+
+    ratio: float
+    p: float
+
+
+def compared(pairs: Sequence[tuple[float, float]]) -> Compared | None:
+    """Compare distances of two rows, one pair a cell; None for no pairs."""
+    if not pairs:
+        return None
+    one, other = (np.log([max(pair[side], _LEAST_DISTANCE) for pair in pairs]) for side in (0, 1))
+    return Compared(ratio=float(np.exp((one - other).mean())), p=_paired_p(one, other))
 
 
 def _paired_p(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -110,10 +110,8 @@ def _linear(layer: nn.Linear, names: Mapping[int, str]) -> _Step:
         copies = len(features)
         weight = _of_copies(layer.weight, names, parameters, copies).transpose(1, 2)
         rows = features.flatten(1, -2)
-        if layer.bias is None:
-            out = torch.bmm(rows, weight)
-        else:
-            out = torch.baddbmm(_of_copies(layer.bias, names, parameters, copies)[:, None], rows, weight)
+        bias = _bias_of_copies(layer.bias, names, parameters, copies)
+        out = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias[:, None], rows, weight)
         return out.view(*features.shape[:-1], -1)
 
     return step
@@ -125,9 +123,10 @@ def _convolution(layer: nn.Conv2d, names: Mapping[int, str]) -> _Step:
             raise RuntimeError(f"Conv2d takes (n, channels, height, width), not {('n', *features.shape[2:])}")
         copies = len(features)
         weight = _of_copies(layer.weight, names, parameters, copies).flatten(0, 1)
-        bias = None if layer.bias is None else _of_copies(layer.bias, names, parameters, copies).flatten()
+        bias = _bias_of_copies(layer.bias, names, parameters, copies)
         images = features.transpose(0, 1).flatten(1, 2)
-        out = functional.conv2d(images, weight, bias, layer.stride, layer.padding, layer.dilation, groups=copies)
+        flat = None if bias is None else bias.flatten()
+        out = functional.conv2d(images, weight, flat, layer.stride, layer.padding, layer.dilation, groups=copies)
         return out.view(len(out), copies, -1, *out.shape[2:]).transpose(0, 1)
 
     return step
@@ -139,3 +138,9 @@ def _of_copies(own: Tensor, names: Mapping[int, str], parameters: _Parameters, c
     if name is not None:
         return parameters[name]
     return own.detach().to(next(iter(parameters.values())).device).expand(copies, *own.shape)
+
+
+def _bias_of_copies(
+    own: Tensor | None, names: Mapping[int, str], parameters: _Parameters, copies: int
+) -> Tensor | None:
+    return None if own is None else _of_copies(own, names, parameters, copies)

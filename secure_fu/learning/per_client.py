@@ -242,7 +242,7 @@ def _train_stack(
 
 
 def _stepped(parameter: Tensor, gradient: Tensor, rate: float) -> Tensor:
-    """parameter - rate * gradient, in place of both."""
+    """One step down the gradient. Writes to both."""
     if rate <= torch.finfo(parameter.dtype).max:
         return parameter.sub_(gradient, alpha=rate)
     return parameter.sub_(gradient.mul_(rate))  # torch refuses such a factor as alpha

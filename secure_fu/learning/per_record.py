@@ -27,7 +27,7 @@ from secure_fu.learning.records import Records
 
 __all__ = ["PerRecordGradients"]
 
-_CHUNK_BYTES: Final = 2**28
+_CHUNK_BYTES: Final = 2**25
 _LEAST_NORM: Final = 1e-140  # with clip norms up to 1e100, factors stay finite
 _PROBE: Final = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
 _PROBE_TOLERANCE: Final = 1e-8
@@ -72,7 +72,7 @@ class PerRecordGradients:
     Gradients that count as zero are warned of in the log of ``secure_fu``, without their number.
 
     Models whose trainable layers are all ``nn.Linear`` on flat inputs never form single gradients; all others go
-    through Opacus' ``GradSampleModule``, in chunks of at most 256 MiB. Dropout is active; its masks come from torch's
+    through Opacus' ``GradSampleModule``, in chunks of at most 32 MiB. Dropout is active; its masks come from torch's
     global generator. Not to be shared between threads.
 
     Args:

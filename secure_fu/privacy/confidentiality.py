@@ -98,14 +98,15 @@ def confidentiality(
     Args:
         ledger: what every release cost.
         branch: the branch that the deletion ran in; what its ancestors released counts.
-        forgotten: names of the clients that hold forgotten units, at least one.
+        forgotten: names of the clients that hold forgotten units, at least one; those that no round touched have spent
+            nothing.
         rounds: the numbers of the deletion's rounds, for a branch that executed more than one deletion; may be empty,
             then all rounds below ``rounds.start`` come before it. None for all unlearning rounds of the branch itself.
         group_size: number of one client's units that are hidden together.
         delta: None for the budget's.
 
     Raises:
-        ArgumentError: an argument is outside its domain, or a client or the branch is unknown.
+        ArgumentError: an argument is outside its domain, or the branch is unknown.
     """
     size = positive_integer("group_size", group_size)
     at = ledger.budget.delta if delta is None else probability("delta", delta)
@@ -116,7 +117,7 @@ def confidentiality(
     before, during = _split(ledger, branch, rounds)
     phase, pair, who_asked = [0.0], [0.0], [0.0]
     # Clients that took part in the same rounds have the same figures: few are left.
-    for paid, exchanged in {_spent(ledger, branch, client, before, during) for client in forgotten}:
+    for paid, exchanged in {_spent(client, before, during) for client in forgotten}:
         sums = dict(exchanged)
         alone: Counter[GaussianSumEvent] = Counter()
         for one, count in sums.items():
@@ -150,10 +151,9 @@ def _split(ledger: PrivacyLedger, branch: str, rounds: range | None) -> tuple[li
 
 
 def _spent(
-    ledger: PrivacyLedger, branch: str, client: str, before: list[LedgerEvent], during: list[LedgerEvent]
+    client: str, before: list[LedgerEvent], during: list[LedgerEvent]
 ) -> tuple[frozenset[tuple[GaussianSumEvent, int]], frozenset[tuple[ExchangedSum, int]]]:
     """What a client's units paid before the deletion, and the sums of the deletion as they see them, with counts."""
-    ledger.event_counts(branch, client, Subject.FORGOTTEN, Phase.BOTH)  # raises if the client is unknown
     paid: Counter[GaussianSumEvent] = Counter()
     exchanged: Counter[ExchangedSum] = Counter()
     for event in before:

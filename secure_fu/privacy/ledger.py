@@ -155,6 +155,10 @@ class PrivacyLedger:
         if name not in self._parents:
             raise ArgumentError(argument, name, f"one of the ledger's branches, {sorted(self._parents)}")
 
+    def _known_client(self, client: str) -> None:
+        if client not in self._spending:
+            raise ArgumentError("client", client, "a client that was in a cohort of this ledger")
+
     def _lineage(self, branch: str) -> tuple[str, ...]:
         """The branch and its ancestors."""
         lineage = [branch]
@@ -321,6 +325,7 @@ class PrivacyLedger:
         Raises:
             ArgumentError: an argument is outside its domain.
         """
+        self._known_client(client)
         return self._largest_epsilon(branch, (client,), subject, phase, group_size, delta)
 
     def epsilon_entries(
@@ -336,8 +341,9 @@ class PrivacyLedger:
 
         Args:
             branch: name of a branch.
-            forgotten: clients that hold forgotten units; the largest of their epsilons counts.
-            retained: clients that hold retained units; the largest of their epsilons counts.
+            forgotten: clients that hold forgotten units; the largest of their epsilons counts. Those that were in no
+                cohort yet have spent nothing.
+            retained: clients that hold retained units; the same.
             group_size: number of units hidden together.
             delta: None for the budget's.
 
@@ -366,6 +372,7 @@ class PrivacyLedger:
         Raises:
             ArgumentError: the branch or the client is unknown.
         """
+        self._known_client(client)
         counts = self._counts(branch, (client,), subject, phase)
         return Counter({event: int(times[0]) for event, times in counts.items() if times[0] > 0})
 
@@ -373,9 +380,6 @@ class PrivacyLedger:
         self, branch: str, clients: tuple[str, ...], subject: Subject, phase: Phase
     ) -> dict[GaussianSumEvent, NDArray[np.int64]]:
         self._known_branch("branch", branch)
-        for client in clients:
-            if client not in self._spending:
-                raise ArgumentError("client", client, "a client that was in a cohort of this ledger")
         rows = self._spending.rows(clients)
         return self._spending.counts(branches=self._lineage(branch), subject=subject, phase=phase, rows=rows)
 

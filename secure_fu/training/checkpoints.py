@@ -19,7 +19,7 @@ from secure_fu.protocol import ReleasedModel
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
 from secure_fu.training.recipe import TrainingState
 
-__all__ = ["CheckpointStore", "Lineage"]
+__all__ = ["CheckpointStore", "Lineage", "pack_state", "read_state"]
 
 Lineage = tuple[tuple[str, int], ...]
 """Where a state comes from: (branch of the ledger, number of the last round taken from it), the oldest first."""
@@ -202,34 +202,15 @@ class CheckpointStore:
         return self._directory / f"rounds-{rounds:08}.safetensors"
 
     def _write(self, state: TrainingState, lineage: Lineage) -> None:
-        metadata = {
-            "format": _FORMAT,
-            "rounds": str(state.rounds),
-            "last_round": str(state.last_round),
-            "lineage": json.dumps(lineage),
-            "sha256": _content(state, lineage).hex(),
-        }
-        tensors: dict[str, NDArray[Any]] = {"model": np.array(state.model.vector), "velocity": np.array(state.velocity)}
-        write_whole(self._path(state.rounds), save(tensors, metadata))
+        write_whole(self._path(state.rounds), pack_state(state, lineage))
         self._rounds = sorted({*self._rounds, state.rounds})
 
     def _read(self, rounds: int) -> tuple[TrainingState, Lineage]:
         path = self._path(rounds)
-        if not path.exists():
-            if rounds in self._rounds:
-                raise CheckpointError(
-                    f"{path} is missing; restore it from a copy made after the last deletion, or open "
-                    "the store again, without it"
-                )
+        if not path.exists() and rounds not in self._rounds:
             raise CheckpointError(f"{path} is missing: there is no checkpoint at round {rounds}, but at {self.rounds}")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in list(file.keys())}
-            state, lineage = _state_of(metadata, tensors)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ArgumentError) as error:
-            raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); {_ADVICE}") from error
-        if _content(state, lineage).hex() != metadata.get("sha256") or state.rounds != rounds:
+        state, lineage = read_state(path)
+        if state.rounds != rounds:
             raise CheckpointError(f"{path} is damaged: it does not hold what was written; {_ADVICE}")
         if state.model.dimension != self._dimension:
             raise CheckpointError(
@@ -255,6 +236,42 @@ class CheckpointStore:
                 "were asked for: the grid is fixed when a federation begins"
             )
         return spacing
+
+
+def pack_state(state: TrainingState, lineage: Lineage) -> bytes:
+    """A state as the content of a safetensors file, with a SHA-256 over all that it holds."""
+    metadata = {
+        "format": _FORMAT,
+        "rounds": str(state.rounds),
+        "last_round": str(state.last_round),
+        "lineage": json.dumps(lineage),
+        "sha256": _content(state, lineage).hex(),
+    }
+    tensors: dict[str, NDArray[Any]] = {"model": np.array(state.model.vector), "velocity": np.array(state.velocity)}
+    return save(tensors, metadata)
+
+
+def read_state(path: Path) -> tuple[TrainingState, Lineage]:
+    """What :func:`pack_state` packed, bit for bit.
+
+    Raises:
+        CheckpointError: the file is missing or damaged; names it and what to do.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing; restore it from a copy made after the last deletion, or, if it is a checkpoint, open "
+            "the store again without it"
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        state, lineage = _state_of(metadata, tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, ArgumentError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); {_ADVICE}") from error
+    if _content(state, lineage).hex() != metadata.get("sha256"):
+        raise CheckpointError(f"{path} is damaged: it does not hold what was written; {_ADVICE}")
+    return state, lineage
 
 
 def _state_of(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> tuple[TrainingState, Lineage]:

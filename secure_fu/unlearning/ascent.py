@@ -84,7 +84,7 @@ class Ascent(UnlearningMethod):
     length: int = 10
     recovery: int = 5
     radius: float = 0.35
-    rate_factor: float = 1.5
+    rate_factor: float = 2.0
 
     name: ClassVar[str] = "ascent"
     title: ClassVar[str] = "Projected ascent"

@@ -57,6 +57,8 @@ class _EraserTask:
         """
         check_client_rates(terms)
         digest, ratio_limit = _settings(terms)
+        if model.shape != (self._silo.model.dimension,):
+            raise ArgumentError("model", f"of shape {model.shape}", f"shape ({self._silo.model.dimension},)")
         if terms.unit is Unit.CLIENT:
             return self._of_client(model, terms, digest, ratio_limit)
         silo = self._silo

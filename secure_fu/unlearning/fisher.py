@@ -112,7 +112,7 @@ class Fisher(UnlearningMethod):
     """
 
     measurements: int = 3
-    share: float = 0.3
+    share: float = 0.25
     noise_floor: float = 0.3
     recovery: int = 8
 

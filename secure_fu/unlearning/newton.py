@@ -33,6 +33,7 @@ from secure_fu.unlearning.residuals import OutputNoise, ResidualBound, obstacle_
 __all__ = ["HessianForm", "Newton"]
 
 _LARGEST_HESSIAN: Final = 512
+_MOSTLY_NOISE: Final = 1.75
 
 
 class HessianForm(StrEnum):
@@ -45,10 +46,10 @@ class HessianForm(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Newton(UnlearningMethod):
-    """A few Newton steps of the objective without the forgotten data; the k-th is 1 / k of a full one.
+    """A few Newton steps of the objective without the forgotten data, full ones until the gradient is mostly noise.
 
-    The iterates are then, but for what a full step leaves, the running average of full steps: each step's noise counts
-    as 1 / k. Forgotten units enter no sum.
+    From there on the k-th further step is 1 / (k + 1) of a full one, so that the model is the average of full steps and
+    their noise counts less and less. Forgotten units enter no sum.
 
     Formal guarantees:
         Certified where :func:`~secure_fu.unlearning.residuals.obstacle_to_bound` finds none: the last round measures
@@ -213,7 +214,8 @@ class _Run:
             self.deletion,
             epsilon=method.forget_epsilon,
             sigma=method.output_noise,
-            shift=self.bound.planned_distance(method.steps),
+            # One step for the way there; the others average.
+            shift=self.bound.planned_distance(max(1, method.steps - 1)),
             deletions=method.deletions,
         )
 
@@ -255,13 +257,17 @@ class _Run:
     def run(self, sums: SecureSums, on_round: OnRound) -> Outcome:
         state = self.method.start_state(self.deletion)
         hessian = self._hessian(sums, state) if self.whole else None
-        for step in range(self.method.steps):
+        averaged = 0
+        for _ in range(self.method.steps):
             released, mean = self._gradient(sums, state)
+            # At the average of k steps the gradient is the noise of their sums over root k, and its own.
+            arrived = np.linalg.norm(mean) * self._divisor <= _MOSTLY_NOISE * self.bound.noise_norm(released)
+            averaged = averaged + 1 if arrived else 1
             if hessian is not None:
                 found = solve_damped(hessian, self.damping, mean)
             else:
                 found = self._solve_by_products(sums, state, mean)
-            state = self._moved(state, released, found / (step + 1))
+            state = self._moved(state, released, found / averaged)
             on_round(state)
         noise = self.noise
         if noise is None:

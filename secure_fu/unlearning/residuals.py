@@ -96,6 +96,10 @@ class ResidualBound:
         square = dimension * (1.0 + relative) + _USUAL_EXCESS * math.sqrt(2.0 * dimension) * (1.0 + relative)
         return self._distance(sigma * math.sqrt(square), shares)
 
+    def noise_norm(self, released: ReleasedSum) -> float:
+        """About the norm of the noise in a sum, in its units."""
+        return self._sigma(len(released.participants)) * math.sqrt(self.rounds.length)
+
     def _distance(self, measured: float, shares: int) -> float:
         recipe, grid = self.deletion.recipe, self._grid
         bound = residual_upper_bound(
@@ -135,7 +139,8 @@ class OutputNoise:
     Attributes:
         sigma: standard deviation of each coordinate.
         step: of its grid.
-        limit: largest shift with which epsilon stays within what was asked for.
+        epsilon: not to be exceeded, by this model and those before together.
+        limit: largest shift, by this model's share of epsilon.
     """
 
     deletion: Deletion
@@ -178,7 +183,7 @@ class OutputNoise:
             epsilon=epsilon,
             sigma=chosen,
             step=output_step(chosen * ratio, deletion.model.dimension),
-            limit=chosen * left,
+            limit=chosen * ratio,
         )
 
     def certificate(self, shift: float, reason: str, assumptions: tuple[str, ...]) -> CertifiedModel:
@@ -199,11 +204,11 @@ class OutputNoise:
                 dimension=deletion.model.dimension,
                 delta=self._remaining_delta(deletion),
             )
-        if not found <= self.epsilon:
+        if not (shift <= self.limit and found <= self.epsilon):
             raise GuaranteeError(
-                f"epsilon is {found:.3g} for a model within {shift:.3g} of the minimiser without the data, published "
-                f"with noise {self.sigma:.3g}; expected at most {self.epsilon:g} (forget_epsilon), a distance of "
-                f"{self.limit:.3g}: take more steps, less noise in the sums or more output_noise, or retrain"
+                f"a model within {shift:.3g} of the minimiser without the data comes, with noise {self.sigma:.3g}, to "
+                f"epsilon {found:.3g}; expected it within {self.limit:.3g}, this deletion's share of forget_epsilon "
+                f"{self.epsilon:g}: take more steps, less noise in the sums or more output_noise, or retrain"
             )
         return CertifiedModel(
             epsilon=found,

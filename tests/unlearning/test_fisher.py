@@ -29,9 +29,9 @@ from unlearning_cast import (
 )
 
 from secure_fu.errors import ArgumentError, DataError
-from secure_fu.learning import FlatModel, PerRecordGradients, Records, magnitude_sum
-from secure_fu.learning.models import mlp
+from secure_fu.learning import FlatModel, PerRecordGradients, Records, magnitude_sum, mlp
 from secure_fu.privacy import Phase, Subject, Unit
+from secure_fu.protocol import ReleasedModel
 from secure_fu.training import StackedUpdates, TrainingTask, single_update
 from secure_fu.unlearning import PlannedRounds
 from secure_fu.unlearning.fisher import Fisher
@@ -157,7 +157,7 @@ def test_squares_of_clipped_gradients_over_the_clip_norm_would_keep_the_bound_bu
         g = gradient(weights(seed), own.features[i], own.labels[i])
         g *= min(1.0, CLIP / np.linalg.norm(g))
         assert np.linalg.norm(g**2 / CLIP) <= np.linalg.norm(g) ** 2 / CLIP * (1.0 + 1e-12) <= CLIP * (1.0 + 1e-11)
-        assert np.linalg.norm(g**2 / CLIP) < 0.7 * np.linalg.norm(np.abs(g))
+        assert np.linalg.norm(g**2 / CLIP) < 0.75 * np.linalg.norm(np.abs(g))
     spike = np.zeros(MODEL.dimension)
     spike[3] = -CLIP
     assert np.linalg.norm(spike**2 / CLIP) == pytest.approx(CLIP)
@@ -294,42 +294,31 @@ def test_biases_are_judged_one_by_one():
     assert np.flatnonzero(reset(outcome, case)).tolist() == [bias.slice.start + 3]
 
 
-@pytest.mark.parametrize("noisy", [True, False])
-def test_planted_weights_are_found_under_the_noise_that_the_rounds_have(noisy):
-    """One row in a larger model, each entry below one standard deviation of the noise: the row's sum tells."""
+def test_planted_weights_are_found_under_the_noise_that_the_rounds_have():
+    """One row of a larger layer, each entry half a standard deviation of the noise: the row's sum tells."""
     wide = FlatModel(mlp(40, (30,), 3, 0))
-    case = dataclasses.replace(deletion(), model=wide)
-    case = dataclasses.replace(
-        case,
-        original=dataclasses.replace(
-            case.original,
-            model=type(case.original.model).public(wide.vector() + 1.0),
-            velocity=np.zeros(wide.dimension),
-        ),
-    )
-    sigma = case.recipe.noise_multiplier * case.recipe.clip_norm * math.sqrt(2 / case.assured)
+    case = deletion()
+    moved = ReleasedModel.public(wide.vector() + 1.0)
+    original = dataclasses.replace(case.original, model=moved, velocity=np.zeros(wide.dimension))
+    case = dataclasses.replace(case, model=wide, original=original)
+    sigma = case.recipe.noise_multiplier * case.recipe.clip_norm * math.sqrt(2 / case.assured)  # two participants
     row = np.zeros(wide.dimension, dtype=bool)
     row[7 * 40 : 8 * 40] = True
-    draw = np.random.default_rng(5)
+    draw, released = np.random.default_rng(5), []
 
     def release(request):
         if request.settings.get("importance") is not True:
             return np.zeros(wide.dimension)
-        signal = np.where(row, 0.9 * sigma, 0.0) if request.forgotten_rate else np.full(wide.dimension, 0.3 * sigma)
-        return signal + noisy * draw.normal(0.0, sigma, wide.dimension)
+        signal = np.where(row, 0.5 * sigma, 0.0) if request.forgotten_rate else np.full(wide.dimension, 3.0 * sigma)
+        released.append(signal + draw.normal(0.0, sigma, wide.dimension))
+        return released[-1]
 
-    outcome = Fisher(share=80 / wide.dimension).run(ScriptedSums(release), case)
-    start = wide.vector().astype(np.float32)
-    back = outcome.state.model.vector == start
-    assert back[row].mean() >= 0.9
-    # Coordinate by coordinate the same sums tell next to nothing.
-    alone = np.argsort(-release(ScriptedRequest()))[:80]
-    assert not noisy or row[alone].mean() < 0.5
-
-
-class ScriptedRequest:
-    settings = {"importance": True}  # noqa: RUF012
-    forgotten_rate = 1.0
+    outcome = Fisher(share=80 / wide.dimension, measurements=2).run(ScriptedSums(release), case)
+    back = outcome.state.model.vector == wide.vector().astype(np.float32)
+    alone = np.argsort(-(released[0] + released[1]) / np.maximum(released[2], 0.3 * sigma))[:80]
+    assert back.sum() == 80
+    assert back[row].mean() > 0.7
+    assert np.isin(np.flatnonzero(row), alone).mean() < 0.35, "what the same sums tell coordinate by coordinate"
 
 
 def test_nothing_counts_as_less_than_the_noise_floor():
