@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import secure_fu.federation
 from secure_fu import DeletionRequest, Federation, Records, SecureFUError, errors, make_plan
 from secure_fu.cli import app
 from secure_fu.config import SimulationConfig
@@ -148,15 +147,14 @@ def test_every_document_is_linked_from_the_readme():
     assert all(f"](docs/{path.name})" in text for path in (ROOT / "docs").glob("*.md"))
 
 
-# docs/architecture.md
+# docs/architecture.md and docs/adding-a-method.md
 
 
 def test_the_example_of_an_unlearning_method_runs(monkeypatch):
-    (example,) = blocks(text_of("docs/architecture.md"), "python")
+    examples = blocks(text_of("docs/adding-a-method.md"), "python")
     module = types.ModuleType("uphill")
     monkeypatch.setitem(sys.modules, "uphill", module)  # dataclasses look their module up
-    exec(compile(example, "docs/architecture.md", "exec"), module.__dict__)
-    monkeypatch.setattr(secure_fu.federation, "METHODS", {**METHODS, "uphill": module.Uphill})
+    exec(compile("\n".join(examples), "docs/adding-a-method.md", "exec"), module.__dict__)
     generator = torch.Generator().manual_seed(0)
     clients = {
         name: Records(torch.randn(30, 4, generator=generator), torch.randint(2, (30,), generator=generator))
@@ -164,9 +162,14 @@ def test_the_example_of_an_unlearning_method_runs(monkeypatch):
     }
     model = torch.nn.Linear(4, 2)
     plan = make_plan(model, clients=3, nominal_units=90, minimum_cohort=3, rounds=4)
-    with Federation(model, clients, plan=plan) as federation:
+    halfway, uphill = module.Halfway(), module.Uphill()
+    with Federation(model, clients, plan=plan, methods=[halfway, uphill]) as federation:
         federation.train()
-        after = federation.unlearn(DeletionRequest.whole_client("b"), module.Uphill())
+        shrunk = federation.unlearn(DeletionRequest.whole_client("b"), halfway)
+        after = federation.unlearn(DeletionRequest.whole_client("b"), uphill)
+    assert (shrunk.cost.rounds, after.cost.rounds) == (len(shrunk.traffic), len(after.traffic))
+    assert shrunk.cost.epsilon == shrunk.epsilon
+    assert after.cost.epsilon == after.epsilon
     assert isinstance(after.guarantee, Heuristic)
     assert len(after.traffic) == 3
     epsilon = {(entry.subject.value, entry.phase.value): entry.value for entry in after.epsilon}

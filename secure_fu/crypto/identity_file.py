@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from secure_fu.errors import CryptoError
 __all__ = ["make_identities", "read_identities"]
 
 _SECRET_BYTES: Final = SigningKey.SECRET_BYTES + SealingKey.SECRET_BYTES
+_HASH_BYTES: Final = 32
 _MAX_IDENTITIES: Final = 1_000_000
 
 
@@ -61,10 +63,11 @@ def make_identities(path: Path, roles: Mapping[str, Role]) -> dict[str, Identity
     """
     stored = [_StoredIdentity(name=name, role=role, secret=os.urandom(_SECRET_BYTES)) for name, role in roles.items()]
     made = {one.name: one.identity() for one in stored}
+    content = encode(_StoredIdentities(identities=tuple(stored)))
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(encode(_StoredIdentities(identities=tuple(stored))))
+            file.write(hashlib.sha256(content).digest() + content)
             file.flush()
             os.fsync(file.fileno())
     except FileExistsError:
@@ -91,7 +94,10 @@ def read_identities(path: Path) -> dict[str, Identity]:
             f"{path} has mode {stat.S_IMODE(mode):o}, so that others can read secret keys; expected 600. Set it back "
             "only if nobody else has read it"
         )
+    # Some damage to a secret key shows in no public key.
+    if hashlib.sha256(content[_HASH_BYTES:]).digest() != content[:_HASH_BYTES]:
+        raise CryptoError(f"{path} is damaged: it is not what was written")
     try:
-        return {one.name: one.identity() for one in decode(_StoredIdentities, content).identities}
+        return {one.name: one.identity() for one in decode(_StoredIdentities, content[_HASH_BYTES:]).identities}
     except (CryptoError, ValueError):
         raise CryptoError(f"{path} is damaged, or no file of identities") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,19 +19,15 @@ from torch import Tensor
 
 from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning._linear import LARGEST_NORM, row_norms
-from secure_fu.learning._stacked import StackedLayers
 from secure_fu.learning.flat import FlatModel
 from secure_fu.learning.losses import Loss, checked_losses, cross_entropy
 from secure_fu.learning.records import Records
 
 __all__ = ["LocalTraining", "client_update", "stacked_client_updates"]
 
-_CHUNK_BYTES: Final = 2**24
-_VMAP_CHUNK_BYTES: Final = 2**28
+_CHUNK_BYTES: Final = 2**24  # small enough for the cache; with 2**28 a stack took up to twice the time
 _LEAST_NORM: Final = 1e-140
 _LOGGER = logging.getLogger("secure_fu")
-
-_Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +122,11 @@ def stacked_client_updates(
     seeds: Sequence[int],
     loss: Loss = cross_entropy,
 ) -> NDArray[np.float64]:
-    """:func:`client_update` for many clients at once, trained as one stacked model.
+    """:func:`client_update` for many clients at once, trained as one stacked model (``torch.vmap`` over parameters).
 
     For simulations: equal to the loop up to the rounding of the module's dtype, and much faster for small models.
-    Chains of linear layers, convolutions and activations run as batched products, all other modules through
-    ``torch.vmap`` over parameters. Clients with fewer records are padded, and a mask takes the padding out of every
-    mean. Works through the clients by size, in chunks: of about 16 MiB for such chains, small enough for the
-    processor's cache, and of about 256 MiB for all others.
+    Clients with fewer records are padded, and a mask takes the padding out of every mean. Works through the clients
+    by size, in chunks of about 16 MiB, without what the module keeps for its backward pass.
 
     Args:
         records: one entry a client; none empty.
@@ -153,58 +147,42 @@ def stacked_client_updates(
     updates = torch.empty((len(records), model.dimension), dtype=torch.float64)
     if not records:
         return np.asarray(updates.numpy())
-    layers = StackedLayers.of(model)
     order = np.argsort([-len(own) for own in records], kind="stable")
-    all_finite = True
+    first, all_finite = 0, True
     try:
-        activations = 0 if layers is None else layers.activations(tensors, records[0].shape)
-        first = 0
         while first < len(order):
             longest = records[order[first]]
-            values = 3 * model.dimension + 2 * len(longest) * longest.width
-            values += 2 * min(len(longest), training.batch_size or len(longest)) * activations
-            budget = _VMAP_CHUNK_BYTES if layers is None else _CHUNK_BYTES
-            chosen = order[first : first + max(1, budget // (4 * values))]
-            changes = _train_stack(
-                model,
-                tensors,
-                layers or _vmapped(model),
-                [records[client] for client in chosen],
-                training,
-                [seeds[client] for client in chosen],
-                loss,
-            )
+            each = 4 * (3 * model.dimension + 2 * len(longest) * longest.width)
+            chosen = order[first : first + max(1, _CHUNK_BYTES // each)]
+            own, own_seeds = [records[client] for client in chosen], [seeds[client] for client in chosen]
+            changes = _train_stack(model, tensors, own, training, own_seeds, loss)
             factors, finite = _clip_factors(changes, clip_norm)
             for row, client in enumerate(chosen):
                 torch.mul(changes[row], factors[row], out=updates[client])
             all_finite &= finite
             first += len(chosen)
     except RuntimeError as error:
-        expected = f"a module that takes these records and that torch.vmap can stack: {error}"
+        expected = f"a module that torch.vmap can stack: {error}"
         raise ArgumentError("model", type(model.module).__name__, expected) from error
     if not all_finite:
         _warn()
     return np.asarray(updates.numpy())
 
 
-def _vmapped(model: FlatModel) -> _Forward:
-    def forward(parameters: dict[str, Tensor], batch: Tensor) -> Tensor:
-        return model.logits(parameters, batch, training=True)
-
-    stacked: _Forward = torch.vmap(forward, randomness="different")
-    return stacked
-
-
 def _train_stack(
     model: FlatModel,
     tensors: dict[str, Tensor],
-    forward: _Forward,
     records: Sequence[Records],
     training: LocalTraining,
     seeds: Sequence[int],
     loss: Loss,
 ) -> Tensor:
     """Unclipped changes of these clients, float64 (clients, d)."""
+
+    def forward(parameters: dict[str, Tensor], batch: Tensor) -> Tensor:
+        return model.logits(parameters, batch, training=True)
+
+    stacked_forward = torch.vmap(forward, randomness="different")
     names = list(tensors)
     clients = len(records)
     features = torch.cat([own.features for own in records]).to(tensors[names[0]].dtype)
@@ -217,7 +195,7 @@ def _train_stack(
         present = torch.arange(width) < sizes[:, step, None]
         leaves = {name: tensor.requires_grad_() for name, tensor in current.items()}
         batch = features.index_select(0, chosen).view(clients, width, *features.shape[1:])
-        logits = forward(leaves, batch).flatten(0, 1)
+        logits = stacked_forward(leaves, batch).flatten(0, 1)
         losses = checked_losses(loss, logits, labels.index_select(0, chosen)).view(clients, width)
         # where, not a product: the padding's loss can be infinite.
         means = torch.where(present, losses, 0.0).sum(dim=1) / sizes[:, step].clamp(min=1)

@@ -126,9 +126,9 @@ class Eraser(UnlearningMethod):
         ArgumentError: a setting is out of its domain.
     """
 
-    interval: int = 5
+    interval: int = 4
     length: int = 0
-    rate_factor: float = 2.0
+    rate_factor: float = 3.0
     ratio_limit: float = 2.0
 
     name: ClassVar[str] = "eraser"

@@ -144,8 +144,6 @@ def test_what_is_refused(ledger):
     for wrong in ([], "a"):
         with pytest.raises(ArgumentError, match="forgotten"):
             confidentiality(ledger, "original", forgotten=wrong)
-    with pytest.raises(ArgumentError, match="client"):
-        confidentiality(ledger, "original", forgotten=["a", "nobody"])
     with pytest.raises(ArgumentError, match="branch"):
         confidentiality(ledger, "elsewhere", forgotten=["a"])
     with pytest.raises(ArgumentError, match="rounds"):
@@ -153,3 +151,10 @@ def test_what_is_refused(ledger):
     with pytest.raises(ArgumentError, match="value"):
         EpsilonFigure(value=float("inf"), delta=DELTA)
     assert isinstance(confidentiality(ledger, "original", forgotten=["a"]), Confidentiality)
+
+
+def test_a_client_that_no_round_touched_has_nothing_to_hide(ledger):
+    found = confidentiality(ledger, "original", forgotten=["nobody"])
+    assert {found.phase.value, found.pair.value, found.who_asked.value} == {0.0}
+    with_another = confidentiality(ledger, "original", forgotten=["a", "nobody"])
+    assert with_another == confidentiality(ledger, "original", forgotten=["a"])

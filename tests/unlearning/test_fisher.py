@@ -294,8 +294,9 @@ def test_biases_are_judged_one_by_one():
     assert np.flatnonzero(reset(outcome, case)).tolist() == [bias.slice.start + 3]
 
 
-def test_planted_weights_are_found_under_the_noise_that_the_rounds_have():
-    """One row of a larger layer, each entry half a standard deviation of the noise: the row's sum tells."""
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_weights_are_found_under_the_noise_that_the_rounds_have(seed):
+    """One row of a larger layer, each entry one standard deviation of a round's noise: the row's sum tells."""
     wide = FlatModel(mlp(40, (30,), 3, 0))
     case = deletion()
     moved = ReleasedModel.public(wide.vector() + 1.0)
@@ -304,12 +305,12 @@ def test_planted_weights_are_found_under_the_noise_that_the_rounds_have():
     sigma = case.recipe.noise_multiplier * case.recipe.clip_norm * math.sqrt(2 / case.assured)  # two participants
     row = np.zeros(wide.dimension, dtype=bool)
     row[7 * 40 : 8 * 40] = True
-    draw, released = np.random.default_rng(5), []
+    draw, released = np.random.default_rng(seed), []
 
     def release(request):
         if request.settings.get("importance") is not True:
             return np.zeros(wide.dimension)
-        signal = np.where(row, 0.5 * sigma, 0.0) if request.forgotten_rate else np.full(wide.dimension, 3.0 * sigma)
+        signal = np.where(row, sigma, 0.0) if request.forgotten_rate else np.full(wide.dimension, 3.0 * sigma)
         released.append(signal + draw.normal(0.0, sigma, wide.dimension))
         return released[-1]
 
@@ -317,8 +318,8 @@ def test_planted_weights_are_found_under_the_noise_that_the_rounds_have():
     back = outcome.state.model.vector == wide.vector().astype(np.float32)
     alone = np.argsort(-(released[0] + released[1]) / np.maximum(released[2], 0.3 * sigma))[:80]
     assert back.sum() == 80
-    assert back[row].mean() > 0.7
-    assert np.isin(np.flatnonzero(row), alone).mean() < 0.35, "what the same sums tell coordinate by coordinate"
+    assert back[row].mean() > 0.6
+    assert np.isin(np.flatnonzero(row), alone).mean() < 0.5, "what the same sums tell coordinate by coordinate"
 
 
 def test_nothing_counts_as_less_than_the_noise_floor():

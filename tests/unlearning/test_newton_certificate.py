@@ -122,7 +122,7 @@ def test_the_bound_on_the_distance_fails_no_oftener_than_stated_and_without_the_
     shift = np.tile(np.array([0.5, -0.2, 0.1, 0.3]), 3)
     model = (AFTER + 2.0 * shift).astype(np.float32).astype(np.float64)
     distance = np.linalg.norm(model - AFTER)
-    failure, repetitions = 0.04, 200
+    failure, repetitions = 0.04, 120
     case = head_deletion(model, assured=assured)
     pairs = [
         measured(case, ClientSums(SILOS, assured=assured, seed=1000 + seed), model, failure)
@@ -137,7 +137,7 @@ def test_the_bound_on_the_distance_fails_no_oftener_than_stated_and_without_the_
 
 
 def test_in_whole_runs_the_certified_epsilon_covers_the_exact_one():
-    delta, repetitions = 0.1, 100
+    delta, repetitions = 0.1, 60
     case = head_deletion(BEFORE, delta=delta)
     method = Newton(steps=1, output_noise=2.0, forget_epsilon=50.0)
     missed = 0
