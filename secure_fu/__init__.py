@@ -14,26 +14,58 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secure_fu.audit import MembershipAudit, membership_audit
+    from secure_fu.costs import Cost
     from secure_fu.crypto import CommitteeTerms
-    from secure_fu.deletion import DeletionRequest
+    from secure_fu.deletion import DeletionBatch, DeletionRequest
     from secure_fu.errors import SecureFUError
     from secure_fu.federation import Federation, Unlearned
-    from secure_fu.learning import Records
+    from secure_fu.learning import LinearHead, Records
     from secure_fu.planning import Plan, make_plan
     from secure_fu.privacy import Unit
     from secure_fu.training import Recipe
-    from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback, Scratch, Scrub, UnlearningMethod
+    from secure_fu.unlearning import (
+        Ascent,
+        Baseline,
+        Certified,
+        Correction,
+        Eraser,
+        Exact,
+        FineTune,
+        Fisher,
+        Heuristic,
+        Negation,
+        Newton,
+        Requirement,
+        Retrain,
+        Rollback,
+        Scratch,
+        Scrub,
+        UnlearningMethod,
+    )
 
 __all__ = [
+    "Ascent",
+    "Baseline",
+    "Certified",
     "CommitteeTerms",
     "Correction",
+    "Cost",
+    "DeletionBatch",
     "DeletionRequest",
+    "Eraser",
+    "Exact",
     "Federation",
     "FineTune",
+    "Fisher",
+    "Heuristic",
+    "LinearHead",
     "MembershipAudit",
+    "Negation",
+    "Newton",
     "Plan",
     "Recipe",
     "Records",
+    "Requirement",
     "Retrain",
     "Rollback",
     "Scratch",
@@ -50,14 +82,33 @@ __all__ = [
 _HOMES = {
     "audit": ("MembershipAudit", "membership_audit"),
     "crypto": ("CommitteeTerms",),
-    "deletion": ("DeletionRequest",),
+    "costs": ("Cost",),
+    "deletion": ("DeletionBatch", "DeletionRequest"),
     "errors": ("SecureFUError",),
     "federation": ("Federation", "Unlearned"),
-    "learning": ("Records",),
+    "learning": ("LinearHead", "Records"),
     "planning": ("Plan", "make_plan"),
     "privacy": ("Unit",),
     "training": ("Recipe",),
-    "unlearning": ("Correction", "FineTune", "Retrain", "Rollback", "Scratch", "Scrub", "UnlearningMethod"),
+    "unlearning": (
+        "Ascent",
+        "Baseline",
+        "Certified",
+        "Correction",
+        "Eraser",
+        "Exact",
+        "FineTune",
+        "Fisher",
+        "Heuristic",
+        "Negation",
+        "Newton",
+        "Requirement",
+        "Retrain",
+        "Rollback",
+        "Scratch",
+        "Scrub",
+        "UnlearningMethod",
+    ),
 }
 
 

@@ -42,8 +42,8 @@ class Unlearned:
         epsilon: what forgotten and retained units have paid, by phase.
         confidentiality: how well the run hides whom it forgot.
         cost: as it was predicted.
-        traffic: of each round.
-        seconds: wall-clock time of the run.
+        traffic: of each round that was run; rounds of an earlier process, read from disk, had none.
+        seconds: wall-clock time of the run, in this process.
     """
 
     method: str

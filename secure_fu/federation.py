@@ -49,7 +49,7 @@ class Federation:
         member_vanishes: the same for the committee's members, asked before they vote and before they answer.
         directory: where ledger, transcript, roster, policy, checkpoints and the parties' records are kept; None keeps
             them in a temporary one until closed.
-        keep_history: whether clients keep what the methods `correction` and `eraser` need.
+        keep_history: whether clients keep what the methods `correction` and `eraser` need, from the first round on.
         methods: those that are declared before training with other settings than their own, and methods of your own.
             Those of the package are declared as they are. Certificates of re-runs stand on it.
         encryption_processes: for schemes with a key-holder, worker processes that encrypt while this one computes; 0
@@ -107,7 +107,7 @@ class Federation:
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._records = dict(sorted(clients.items()))
         self._silos = {
-            name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history, stacked=stacked)
+            name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history and new, stacked=stacked)
             for name, records in self._records.items()
         }
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
@@ -173,17 +173,16 @@ class Federation:
         *,
         vanishes: Callable[[int, str], bool] = lambda _round, _client: False,
         member_vanishes: Callable[[int, str], bool] = lambda _round, _member: False,
-        keep_history: bool = True,
         methods: Iterable[UnlearningMethod] = (),
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
     ) -> Federation:
         """Go on with a federation whose process has ended, in whatever way.
 
-        Its state is that of the last round of training that was released. A deletion, or a method that was tried out,
-        that was interrupted is gone on with by asking for the same again: rounds that were released are read from disk,
-        and neither asked for nor charged again; the round that was under way stays charged and is asked for under a new
-        number. So after interruptions a budget that was planned to the last round does not hold all rounds any more.
+        Its state is that of the last round of training that was released. An unlearning run that was interrupted is
+        gone on with by asking for the same again: rounds that were released are read from disk, and neither asked for
+        nor charged again, as are all rounds of one that had ended. The round that was under way stays charged and is
+        asked for under a new number: a budget that is planned to the last round does not hold one more.
 
         Args:
             directory: of the federation.
@@ -191,8 +190,8 @@ class Federation:
             clients: as at first, in the same order; of records that have been forgotten only the place counts, so they
                 may be blank.
             methods: those that were declared.
-            vanishes, member_vanishes, keep_history, encryption_processes, randomness: as of the class. What clients
-                remembered for the methods `correction` and `eraser` was in their processes, and is lost.
+            vanishes, member_vanishes, encryption_processes, randomness: as of the class. What clients remembered for
+                the methods `correction` and `eraser` was in their processes and is lost: these refuse.
 
         Raises:
             as the class, with `new=False`.
@@ -208,7 +207,6 @@ class Federation:
             vanishes=vanishes,
             member_vanishes=member_vanishes,
             directory=directory,
-            keep_history=keep_history,
             methods=methods,
             encryption_processes=encryption_processes,
             randomness=randomness,

@@ -1,4 +1,4 @@
-"""A federation that was killed goes on: the same models bit for bit, each release charged once, the transcript whole."""
+"""A federation that was killed goes on: the same models bit for bit, each release charged once, a whole transcript."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from killed_federations import LOOKED_AT, ROUNDS, SMALL
 from small_federations import REQUESTS, federation, plan_for, silos
 
 from secure_fu.crypto import InsecureDeterministicRandomness, Role
-from secure_fu.crypto.identity_file import _StoredIdentity, make_identities, read_identities
+from secure_fu.crypto.identity_file import _StoredIdentities, _StoredIdentity, make_identities, read_identities
+from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import (
     AlreadyForgotten,
@@ -259,7 +260,7 @@ REFUSALS = {
     "other members": (swapped("committee.sqlite"), RecordError, r"committee\.sqlite knows of no round after -1"),
     "no clients": (lambda d: (d / "clients" / "original.sqlite").unlink(), RecordError, r"original\.sqlite does not"),
     "other clients": (swapped("clients/original.sqlite"), RecordError, r"original\.sqlite knows of no round after -1"),
-    "other lines": (swapped("transcript.jsonl"), TranscriptError, "line 1: its roster is"),
+    "other lines": (swapped("transcript.jsonl"), TranscriptError, "line 1: the signature of 'server' for 'header'"),
 }
 
 
@@ -354,8 +355,9 @@ def test_secrets_are_neither_shown_nor_pickled(tmp_path, caplog, monkeypatch):
 
 
 def test_nothing_but_the_key_file_has_the_keys(directory):
-    secret = (directory / "identities.bin").read_bytes()
-    pieces = [secret[start : start + 16] for start in range(200, len(secret) - 16, 131)]
+    stored = decode(_StoredIdentities, (directory / "identities.bin").read_bytes()[32:]).identities
+    pieces = [one.secret[start : start + 16] for one in stored for start in range(0, 128, 16)]
+    assert len(pieces) == 8 * (4 + 1 + SMALL.members)
     others = [path for path in directory.rglob("*") if path.is_file() and path.name != "identities.bin"]
     assert len(others) > 10
     for path in others:

@@ -124,6 +124,16 @@ def test_the_model_is_what_the_configuration_says() -> None:
     assert scenario.model_name == "MLP 64-16-8-10"
     assert FlatModel(scenario.module).dimension == 64 * 16 + 16 + 16 * 8 + 8 + 8 * 10 + 10
     assert build_scenario(configured("breast-cancer-silos")).model_name == "logistic 30-2"
+    images = build_scenario(configured("digits-silos", "model.kind=cnn", "model.channels=[4, 6]"))
+    assert images.model_name == "CNN 1x8x8-4-6-10"
+    assert FlatModel(images.module).dimension == (9 * 4 + 4) + (9 * 4 * 6 + 6) + (6 * 2 * 2 * 10 + 10)
+    assert images.module(images.test.features[:5]).shape == (5, 10)
+
+
+def test_convolutions_need_images() -> None:
+    with pytest.raises(ConfigError, match="no images") as caught:
+        build_scenario(configured("breast-cancer-silos", "model.kind=cnn"))
+    assert caught.value.argument == "model.kind"
 
 
 def test_units_are_counted_by_their_kind(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ def _request_section(comparison: Comparison) -> list[str]:
     forgotten = [result["forgotten"] for result in comparison.results.values()]
     span = f"{min(forgotten)}" if min(forgotten) == max(forgotten) else f"{min(forgotten)} to {max(forgotten)}"
     lines = [
-        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points, or ratios (×), with the {LEVEL:.0%} "
-        "interval of the mean. *Over finetune* and *over scratch*: the distance over that of this baseline in as many "
+        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points or ratios (×), with {LEVEL:.0%} "
+        "intervals of the mean. *Over finetune* and *over scratch*: the distance over that of this baseline in as many "
         f"rounds; a star where the difference is not noise ({FAMILY_ERROR:.0%} for the table). Rows with a letter in "
         "common are not told apart.",
         "",
@@ -185,7 +185,7 @@ def _cost_table(comparison: Comparison) -> list[str]:
     encrypted = {seed: result for seed, result in comparison.results.items() if result["scheme"] != "plain"}
     reference = [result["rows"]["retrained"] for result in encrypted.values()]
     header = ["row", "rounds", "of the cheapest", "client s", "of retraining's", "upload MB"]
-    header += ["forgotten: phase", "pair", "who asked", "retained: all", "guarantee"]
+    header += ["epsilon: phase", "pair", "who asked", "of who stays", "guarantee"]
     rows = []
     for row in comparison.rows:
         if row == "original":

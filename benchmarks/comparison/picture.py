@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _BASELINE = "#7f7f7f"
 _PANEL_HEIGHT, _LEGEND_HEIGHT, _TITLE_HEIGHT = 3.0, 0.62, 0.42  # inches
 _LEFT, _LABELS, _GAP, _BELOW = 0.6, 1.12, 0.1, 0.56  # inches: y axis, names on the right, between columns, x axis
 _LINE = 0.138  # inches between names
+_CUT = 3.0  # how far beyond the outermost points an interval is shown
+_ASIDE = 1.05
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _DISTANCES = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 
@@ -145,9 +148,11 @@ def _draw(figure: Figure, panel: Panel, *, line: int, column: int, columns: int,
     costs = [*(point.cost for point in panel.points), *(cost for cost, _ in places)]
     axes.set_xlim(min([*costs, 0.5]) / 1.5, max([*costs, 1.0]) * 1.5)
     ends = [panel.nothing, panel.again, *(point.distance for point in panel.points)]
-    lows = [*(min(_known(end.low, end.value), end.value) for end in ends), *(value for _, value in places)]
-    highs = [*(max(_known(end.high, end.value), end.value) for end in ends), *(value for _, value in places)]
-    axes.set_ylim(min(lows) / 1.3, max(highs) * 1.3)
+    middles = [*(end.value for end in ends), *(value for _, value in places)]
+    low = min([*middles, *(_known(end.low, end.value) for end in ends)])
+    high = max([*middles, *(_known(end.high, end.value) for end in ends)])
+    # The interval of two or three seeds can be so wide that nothing else would be seen; it may leave the frame.
+    axes.set_ylim(max(low, min(middles) / _CUT) / 1.3, min(high, max(middles) * _CUT) * 1.3)
     _ticks(axes)
     if math.isfinite(panel.again.low):
         axes.axhspan(panel.again.low, panel.again.high, color="#0072b2", alpha=0.13, linewidth=0)
@@ -162,7 +167,7 @@ def _draw(figure: Figure, panel: Panel, *, line: int, column: int, columns: int,
             markersize=4.0,
             zorder=1,
         )
-    for point in panel.points:
+    for point in _side_by_side(panel.points):
         marker, colour, _ = _KINDS[point.kind]
         distance = point.distance
         if math.isfinite(distance.low):
@@ -184,6 +189,16 @@ def _draw(figure: Figure, panel: Panel, *, line: int, column: int, columns: int,
     axes.set_xlabel("rounds over those of the cheapest retraining", fontsize=8.5)
 
 
+def _side_by_side(points: Sequence[Point]) -> list[Point]:
+    """The points, those of one cost moved apart by a little."""
+    moved: list[Point] = []
+    for cost in sorted({point.cost for point in points}):
+        same = sorted((point for point in points if point.cost == cost), key=lambda point: point.distance.value)
+        for place, point in enumerate(same):
+            moved.append(dataclasses.replace(point, cost=cost * _ASIDE ** (place - (len(same) - 1) / 2.0)))
+    return moved
+
+
 def _known(value: float, otherwise: float) -> float:
     return value if math.isfinite(value) else otherwise
 
@@ -202,7 +217,8 @@ def _ticks(axes: Axes) -> None:
 def _names(axes: Axes, panel: Panel, *, tall: float) -> None:
     """Names in a column at the right, in the order of the points, each with a thin line to its point."""
     low, high = (math.log(end) for end in axes.get_ylim())
-    entries = [(point.distance.value, point.cost, point.label, _KINDS[point.kind][1]) for point in panel.points]
+    shown = _side_by_side(panel.points)
+    entries = [(point.distance.value, point.cost, point.label, _KINDS[point.kind][1]) for point in shown]
     entries += [(curve.places[-1][1], curve.places[-1][0], curve.label, _BASELINE) for curve in panel.curves]
     entries.append((panel.nothing.value, axes.get_xlim()[1], "do nothing", MUTED))
     entries.sort()

@@ -172,7 +172,7 @@ def _together(parts: Sequence[Records]) -> Records:
 
 
 _DIGITS_SHORTER = (10, 15, 20, 30, 40, 60, 80)
-_MNIST_SHORTER = (10, 20, 30, 50, 75)
+_MNIST_SHORTER = (20, 40, 60, 80, 100, 125)
 _HISTORIES = "its clients would recompute the history of every forgotten record; too slow for this many"
 
 _TASKS = (
@@ -205,7 +205,7 @@ _TASKS = (
         requests=("client", "records-1", "class"),
         seeds=10,
         shorter=_DIGITS_SHORTER,
-        relearn_rate=0.01,
+        relearn_rate=0.05,
         peers=10,
     ),
     Task(
@@ -216,20 +216,27 @@ _TASKS = (
         requests=("client", "class"),
         seeds=10,
         shorter=_DIGITS_SHORTER,
-        relearn_rate=0.01,
+        relearn_rate=0.003,
         peers=10,
     ),
     Task(
         name="mnist-silos/mlp",
-        title="MNIST, MLP 784-126-10, ten silos, Dirichlet 0.5",
+        title="MNIST, MLP 784-32-10, ten silos, Dirichlet 0.5",
         preset="mnist-silos",
-        overrides=("data.partition=dirichlet", "data.alpha=0.5"),
+        overrides=(
+            "data.partition=dirichlet",
+            "data.alpha=0.5",
+            "model.hidden=[32]",
+            "training.rounds=150",
+            "training.sampling_rate=0.0333",
+        ),
         requests=("client", "records-1", "records-5", "class"),
         seeds=5,
         scan_seeds=2,
         shorter=_MNIST_SHORTER,
+        length=15,
         skipped={"correction": _HISTORIES},
-        relearn_rate=0.02,
+        relearn_rate=0.05,
         peers=2,
     ),
     Task(

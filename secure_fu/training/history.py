@@ -67,6 +67,9 @@ class _Held:
     where: HistoryEntry | Path
 
 
+_NOTHING: Final = _Held(-1, b"", False, HistoryEntry(-1, b""))
+
+
 class ClientHistory:
     """One client's own memory of its training rounds, in their order. Never leaves the client.
 
@@ -80,7 +83,7 @@ class ClientHistory:
     and no privacy.
 
     Args:
-        records: n, of the client.
+        records: n, of the client when it joined; samples keep their places when some are deleted.
         dimension: d, of the model.
         folder: of this client alone, made if there is none; what it holds already is read and checked. None keeps
             everything in memory.
@@ -144,7 +147,7 @@ class ClientHistory:
 
     @property
     def records(self) -> int:
-        """How many records the samples are of, n."""
+        """How many records the samples are of, those that were deleted among them, n."""
         return self._records
 
     @property
@@ -221,10 +224,10 @@ class ClientHistory:
         self._prune()
 
     def erase(self, forgotten: NDArray[np.bool_]) -> None:
-        """Destroy what the history says of records that are gone; it is then one of the records that are left.
+        """Destroy what the history says of records that are gone; their places stay, and say that they had no part.
 
         Args:
-            forgotten: shape (n,); all of them end the history.
+            forgotten: shape (n,); all of them end the history. Records that were erased before change nothing.
 
         Raises:
             ArgumentError: another shape, or some but not all records where the history is of the client's updates.
@@ -232,20 +235,17 @@ class ClientHistory:
         """
         if forgotten.shape != (self._records,):
             raise ArgumentError("forgotten", forgotten.shape, f"shape ({self._records},)")
-        if not forgotten.any():
-            return
         if forgotten.all():
-            self._records = 0
             self.forget_after(-1)
             return
-        if any(held.whole for held in self._held):
+        if forgotten.any() and any(held.whole for held in self._held):
             raise ArgumentError("forgotten", "a part of the records", "all of them: updates cannot be taken apart")
-        entries = [replace(entry, sampled=entry.sampled[~forgotten]) for entry in self if entry.sampled is not None]
-        old, self._held, self._records = self._held, [], int((~forgotten).sum())
         after = -1
-        for entry, held in zip(entries, old, strict=True):
-            self._drop([held])
-            self._held.append(self._keep(entry, after))
+        for index, entry in enumerate(self):
+            if entry.sampled is not None and (entry.sampled & forgotten).any():
+                old, self._held[index] = self._held[index], _NOTHING
+                self._drop([old])
+                self._held[index] = self._keep(replace(entry, sampled=entry.sampled & ~forgotten), after)
             after = entry.round_number
 
     # Branches
@@ -270,7 +270,7 @@ class ClientHistory:
         parent = self._parent
         if parent is None:
             raise ArgumentError("history", "not a branch", "what branch() returned, once")
-        old, parent._held, parent._records = parent._held, list(self._held), self._records
+        old, parent._held = parent._held, list(self._held)
         parent._drop([held for held in old if held not in self._held])
         if parent._folder is not None and self._folder is not None:
             with usable(parent._folder):

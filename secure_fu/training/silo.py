@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from secure_fu.errors import ArgumentError, HistoryError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.privacy import MAX_SUMMED_VECTORS, Unit
-from secure_fu.training.history import ClientHistory
+from secure_fu.training.history import ClientHistory, HistoryEntry
 from secure_fu.training.local_updates import StackedUpdates
 from secure_fu.training.model_archive import ModelArchive
 
@@ -25,10 +25,11 @@ class Silo:
 
     Attributes:
         name: of the client.
-        records: all n of its records.
+        records: all n of its records; those that a deletion took away are no more among them.
         gradients: computes sums of clipped gradients of the federation's model.
         model: the federation's, for its architecture.
         forgotten: marks of the records that are to be forgotten, shape (n,).
+        places: of these records among those that the client joined with, shape (n,): samples in histories are of those.
         history: of the training rounds up to now; None where the client keeps none.
         line: where it writes down the rounds to come, without the forgotten records; None where it does not.
         stacked: computes updates for the client unit together with other clients of a simulation; None computes alone.
@@ -43,6 +44,7 @@ class Silo:
     gradients: PerRecordGradients
     model: FlatModel
     forgotten: NDArray[np.bool_]
+    places: NDArray[np.int64]
     history: ClientHistory | None = None
     line: ClientHistory | None = None
     stacked: StackedUpdates | None = None
@@ -51,10 +53,17 @@ class Silo:
         count = len(self.records)
         if self.forgotten.shape != (count,):
             raise ArgumentError("forgotten", self.forgotten.shape, f"shape ({count},)")
-        if self.history is not None and (self.history.records, self.history.dimension) != (count, self.model.dimension):
+        if self.history is not None and self.history.dimension != self.model.dimension:
             raise HistoryError(
-                f"the history of client {self.name!r} is of {self.history.records} records and a model of "
-                f"{self.history.dimension} parameters; expected {count} records and {self.model.dimension} parameters"
+                f"the history of client {self.name!r} is of a model of {self.history.dimension} parameters; expected "
+                f"{self.model.dimension}"
+            )
+        if self.history is not None and (
+            self.places.shape != (count,) or self.places.max(initial=-1) >= self.history.records
+        ):
+            raise HistoryError(
+                f"the history of client {self.name!r} is of {self.history.records} records; expected one of the records "
+                f"that it joined with, of which {count} are left"
             )
 
     @classmethod
@@ -96,6 +105,7 @@ class Silo:
             gradients=gradients,
             model=model,
             forgotten=np.zeros(len(records), dtype=np.bool_),
+            places=np.arange(len(records)),
             history=history,
             line=history,
             stacked=stacked,
@@ -126,7 +136,7 @@ class Silo:
             if continues_after is not None:
                 line = self.history.branch()
                 line.forget_after(continues_after)
-                line.erase(forgotten)
+                _erase(line, self.places, forgotten)
         return replace(
             self, forgotten=forgotten, history=history, line=line, stacked=None if forgotten.any() else self.stacked
         )
@@ -145,12 +155,13 @@ class Silo:
             history = self.line
             if history is None:
                 history = self.history
-                history.erase(self.forgotten)
+                _erase(history, self.places, self.forgotten)
             history = history.settle()
         return replace(
             self,
             records=self.retained_records,
             forgotten=np.zeros(int((~self.forgotten).sum()), dtype=np.bool_),
+            places=self.places[~self.forgotten],
             history=history,
             line=history,
         )
@@ -168,10 +179,16 @@ class Silo:
         self.history.check()
         return self.history
 
+    def sampled_then(self, entry: HistoryEntry) -> NDArray[np.bool_]:
+        """Which of the records were in a round's secret sample, shape (n,); none where the history is of updates."""
+        return np.zeros(len(self.records), dtype=np.bool_) if entry.sampled is None else entry.sampled[self.places]
+
     def remember_sample(self, round_number: int, model: NDArray[np.float32], sampled: NDArray[np.bool_]) -> None:
         """Keep what a training round took, marks of shape (n,); see :meth:`ClientHistory.remember_sample`."""
         if self.line is not None and not self.leaves:
-            self.line.remember_sample(round_number, model, sampled[~self.forgotten])
+            marks = np.zeros(self.line.records, dtype=np.bool_)
+            marks[self.places[sampled & ~self.forgotten]] = True
+            self.line.remember_sample(round_number, model, marks)
 
     def remember_update(self, round_number: int, model: NDArray[np.float32], update: NDArray[np.float64]) -> None:
         """Keep a round's clipped update, shape (d,); see :meth:`ClientHistory.remember_update`."""
@@ -192,6 +209,15 @@ class Silo:
     def leaves(self) -> bool:
         """Whether nothing of this client stays."""
         return bool(self.forgotten.all())
+
+
+def _erase(history: ClientHistory, places: NDArray[np.int64], forgotten: NDArray[np.bool_]) -> None:
+    if forgotten.all():
+        history.forget_after(-1)
+        return
+    marks = np.zeros(history.records, dtype=np.bool_)
+    marks[places[forgotten]] = True
+    history.erase(marks)
 
 
 def check_whole_units(records: Records, forgotten: NDArray[np.bool_], unit: Unit) -> None:

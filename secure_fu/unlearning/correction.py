@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.learning import Records
+from secure_fu.learning.unit_rows import clipped_rows
 from secure_fu.privacy import Unit, clip_l2
 from secure_fu.protocol import LocalTask, RoundTerms
-from secure_fu.training import Silo, clipped_gradients
+from secure_fu.training import Silo
 from secure_fu.unlearning.joint import JointRounds, JointTask
 
 __all__ = ["Correction"]
@@ -25,7 +26,7 @@ __all__ = ["Correction"]
 # A unit's clipped history is the same in every round of the same unit and clip norm; so many bytes of histories are
 # kept from one such round to the next, and so many are in work at once.
 _KEPT_BYTES: Final = 2**28
-_WORK_BYTES: Final = 2**27
+_WORK_BYTES: Final = 2**26
 
 
 class _CorrectionTask(JointTask):
@@ -55,12 +56,13 @@ class _CorrectionTask(JointTask):
         rows = max(1, _WORK_BYTES // total.nbytes)
         for start in range(0, len(units), rows):
             chunk = units[start : start + rows]
-            histories = self._clipped_histories([unit for unit in chunk if unit not in self._kept], unit_of, terms)
+            missing = [unit for unit in chunk if unit not in self._kept]
+            histories = dict(zip(missing, self._clipped_histories(missing, unit_of, terms), strict=True))
             for unit in chunk:
                 history = self._kept[unit] if unit in self._kept else histories[unit]
                 total -= history
                 if (len(self._kept) + 1) * total.nbytes <= _KEPT_BYTES:
-                    self._kept.setdefault(unit, history)
+                    self._kept.setdefault(unit, history.copy())  # a view would keep the whole chunk
         return total
 
     def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
@@ -71,19 +73,24 @@ class _CorrectionTask(JointTask):
 
     def _clipped_histories(
         self, units: list[int], unit_of: NDArray[np.int64], terms: RoundTerms
-    ) -> dict[int, NDArray[np.float64]]:
-        """Sum of what each unit contributed to training, clipped as a whole; one pass over the rounds of then."""
-        silo = self._silo
-        sums = {unit: np.zeros(silo.model.dimension) for unit in units}
+    ) -> NDArray[np.float64]:
+        """Sum of what each unit contributed to training, clipped as a whole: shape (units, d), in ascending order.
+
+        One pass over the rounds of then, each with one batch of gradients: of the units that were in its sample.
+        """
+        records = self._silo.records
+        sums = np.zeros((len(units), self._silo.model.dimension))
         theirs = np.isin(unit_of, units)
         for entry in self._history if units else ():
-            if entry.sampled is None or not (entry.sampled & theirs).any():
+            part = self._silo.sampled_then(entry) & theirs
+            if not part.any():
                 continue
-            model = self._history.archive.get(entry.digest)
-            for unit in np.unique(unit_of[entry.sampled & theirs]).tolist():
-                part = entry.sampled & (unit_of == unit)
-                sums[unit] += clipped_gradients(silo, model, silo.records.subset(part), terms)
-        return {unit: clip_l2(total, terms.clip_norm) for unit, total in sums.items()}
+            model = self._history.archive.get(entry.digest).astype(np.float64)
+            places = np.searchsorted(units, np.unique(unit_of[part]))
+            sums[places] += clipped_rows(
+                self._silo.gradients, model, records.subset(part), unit_of[part], clip_norm=terms.clip_norm
+            )
+        return clip_l2(sums, terms.clip_norm)
 
 
 def _units(records: Records, unit: Unit) -> NDArray[np.int64]:

@@ -273,21 +273,22 @@ def test_a_shared_archive_keeps_what_it_is_told(tmp_path):
 
 def test_erased_records_leave_no_bit(folder):
     of, gone = history(folder), np.arange(RECORDS) % 4 == 1
-    of.erase(gone)
-    assert of.records == int((~gone).sum())
-    for number, entry in enumerate(of):
-        assert np.array_equal(entry.sampled, sample(number)[~gone])
-    of.remember_sample(9, model(9), sample(9, of.records))
-    if folder is not None:
-        again = ClientHistory(records=of.records, dimension=DIMENSION, folder=folder)
-        assert content(again) == content(of)
+    assert all((entry.sampled & gone).any() for entry in of)
+    for _ in range(2):  # after a kill in the middle it is asked for again
+        of.erase(gone)
+        for number, entry in enumerate(of):
+            assert np.array_equal(entry.sampled, sample(number) & ~gone)
+        if folder is not None:
+            of = ClientHistory(records=RECORDS, dimension=DIMENSION, folder=folder)
+    of.remember_sample(9, model(9), sample(9))
+    assert [entry.round_number for entry in of] == [0, 1, 2, 3, 9]
 
 
 @pytest.mark.parametrize("updates", [False, True])
 def test_a_client_that_leaves_erases_everything(folder, updates):
     of = history(folder, updates=updates)
     of.erase(np.ones(RECORDS, bool))
-    assert (len(of), of.records, len(of.archive)) == (0, 0, 0)
+    assert (len(of), len(of.archive)) == (0, 0)
     if folder is not None:
         assert [path.name for path in folder.rglob("*")] == ["models"]
 
@@ -305,7 +306,7 @@ def test_updates_cannot_be_taken_apart(folder):
 def changed(branch):
     branch.forget_after(2)
     branch.erase(np.arange(RECORDS) < 5)
-    branch.remember_sample(6, model(6), sample(6, RECORDS - 5))
+    branch.remember_sample(6, model(6), sample(6))
     return branch
 
 
@@ -317,14 +318,14 @@ def test_a_branch_changes_nothing_until_it_is_settled(folder):
     assert content(of) == before
     expected = content(branch)
     assert branch.settle() is of
-    assert (content(of), of.records) == (expected, RECORDS - 5)
+    assert content(of) == expected != before
     assert len(branch) == 0
     if folder is not None:
         assert sorted(path.name for path in folder.iterdir()) == [
             "models",
             *(f"round-{number:08}.safetensors" for number in (0, 1, 2, 6)),
         ]
-        assert content(ClientHistory(records=RECORDS - 5, dimension=DIMENSION, folder=folder)) == expected
+        assert content(ClientHistory(records=RECORDS, dimension=DIMENSION, folder=folder)) == expected
     with pytest.raises(ArgumentError, match="branch"):
         branch.settle()
     with pytest.raises(ArgumentError, match="branch"):
@@ -357,7 +358,8 @@ def test_two_branches_do_not_meet(folder):
     one, other = changed(of.branch()), of.branch()
     other.remember_sample(6, model(8), sample(8))
     assert [entry.round_number for entry in other] == [0, 1, 2, 3, 6]
-    assert [*one][-1].sampled.shape == (RECORDS - 5,)
+    assert not any(entry.sampled[:5].any() for entry in [*one][:-1])
+    assert any(entry.sampled[:5].any() for entry in other)
     one.settle()
     assert [entry.round_number for entry in of] == [0, 1, 2, 6]
 

@@ -144,13 +144,25 @@ def test_an_executed_deletion_goes_on_from_its_start_without_the_forgotten(kept,
     assert after.records.labels.equal(own.records.labels[4:])
     assert [entry.round_number for entry in after.history] == [*range(kept + 1), 3, 4]
     expected = [drawn_again(number)[4:] for number in (*range(kept + 1), 3, 4)]
-    assert np.array_equal([entry.sampled for entry in after.history], expected)
+    assert np.array_equal([after.sampled_then(entry) for entry in after.history], expected)
+    assert not any(entry.sampled[:4].any() for entry in after.history)
     TrainingTask(after).contribution(vector(5), terms(number=5), Words(5))
     assert sorted(path.name for path in (tmp_path / "own").glob("*round*")) == [
         f"round-{number:08}.safetensors" for number in (*range(kept + 1), 3, 4, 5)
     ]
-    again = silo(after.records, folder=tmp_path / "own")
+    # A process that starts again brings the records as they were, and deletes them again.
+    again = silo(folder=tmp_path / "own").forgetting(forgotten).erased()
     assert [entry.round_number for entry in again.history] == [*range(kept + 1), 3, 4, 5]
+    assert [again.sampled_then(entry).tolist() for entry in again.history] == [
+        after.sampled_then(entry).tolist() for entry in after.history
+    ]
+    # A second deletion counts among the records that are left.
+    last = again.forgetting(np.arange(8) >= 6, continues_after=5).erased()
+    assert last.records.labels.equal(own.records.labels[4:10])
+    for entry, before in zip(last.history, after.history, strict=True):
+        assert np.array_equal(last.sampled_then(entry), after.sampled_then(before)[:6])
+        assert not entry.sampled[np.r_[0:4, 10:12]].any()
+    assert len(last.forgetting(np.ones(6, bool)).erased().history) == 0
 
 
 def test_who_forgets_nothing_goes_back_with_the_others():
@@ -185,8 +197,10 @@ def test_a_history_of_other_records_or_another_model_is_refused(tmp_path):
     other = FlatModel(mlp(4, (6,), 3, 0))
     with pytest.raises(HistoryError, match=rf"does not fit the model.*{MODEL.dimension}.*expected {other.dimension}"):
         Silo.of("silo", records(), other, PerRecordGradients(other), folder=tmp_path)
-    with pytest.raises(HistoryError, match=r"'silo' is of 12 records.*expected 11 records"):
-        replace(own, records=records(11), forgotten=np.zeros(11, bool))
+    with pytest.raises(HistoryError, match=r"'silo' is of 12 records.*13 are left"):
+        replace(own, records=records(13), forgotten=np.zeros(13, bool), places=np.arange(13))
+    with pytest.raises(HistoryError, match=rf"{MODEL.dimension} parameters; expected {other.dimension}"):
+        replace(own, model=other)
 
 
 # Whole units

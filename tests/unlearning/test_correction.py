@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from unlearning_cast import CLIP, MODEL, Words, clipped, clipped_sum, gradient, records, sampled, silo, terms, weights
+from unlearning_cast import (
+    CLIP,
+    GRADIENTS,
+    MODEL,
+    Words,
+    clipped,
+    clipped_sum,
+    gradient,
+    records,
+    sampled,
+    silo,
+    terms,
+    weights,
+)
 
 from secure_fu.errors import ArgumentError, HistoryError
+from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
+from secure_fu.learning.unit_rows import clipped_rows
 from secure_fu.privacy import Unit
-from secure_fu.training import TrainingTask, clipped_gradients
+from secure_fu.training import TrainingTask
 from secure_fu.unlearning import Correction
 
 ROUNDS = 5
@@ -187,27 +202,59 @@ def test_histories_on_disk_and_in_chunks_give_the_same(monkeypatch, tmp_path):
     own = records()
     expected = contribution(trained(own).forgetting(FORGOTTEN))
     monkeypatch.setattr("secure_fu.unlearning.correction._WORK_BYTES", 2 * MODEL.dimension * 8)
-    assert np.array_equal(contribution(trained(own, folder=tmp_path).forgetting(FORGOTTEN)), expected)
+    found = contribution(trained(own, folder=tmp_path).forgetting(FORGOTTEN))
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-def test_a_unit_is_computed_again_once_for_each_of_its_rounds(monkeypatch):
-    """No more gradients than the unit had a part in, however many rounds and units there are."""
-    own = records(groups=GROUPS)
-    leaving = trained(own).forgetting(FORGOTTEN)
-    asked = []
-    of_then = clipped_gradients
+def test_each_old_round_is_one_batch_of_the_units_that_were_in_it(monkeypatch):
+    """No gradient but those that the units had a part in, and each once, however many rounds take them back."""
+    leaving = trained(records()).forgetting(FORGOTTEN)
+    batches = []
 
-    def counted(of, model, chosen, round_terms, **arguments):
-        asked.append(len(chosen))
-        return of_then(of, model, chosen, round_terms, **arguments)
+    def counted(gradients, model, chosen, units, **arguments):
+        batches.append(units.tolist())
+        return clipped_rows(gradients, model, chosen, units, **arguments)
 
     ((_, task),) = Correction().client_tasks(leaving).items()
-    monkeypatch.setattr("secure_fu.unlearning.correction.clipped_gradients", counted)
+    monkeypatch.setattr("secure_fu.unlearning.correction.clipped_rows", counted)
     for _ in range(3):
         contribution(leaving, task=task)
-    parts = sum(int((entry.sampled & FORGOTTEN).sum()) for entry in leaving.history)
-    assert asked == [1] * parts
-    assert 0 < parts < ROUNDS * FORGOTTEN.sum()
+    assert batches == [np.flatnonzero(entry.sampled & FORGOTTEN).tolist() for entry in leaving.history]
+    assert 0 < sum(map(len, batches)) < ROUNDS * FORGOTTEN.sum()
+
+
+@pytest.mark.parametrize("chunk", [1, 2**27])
+def test_rows_are_each_units_own(chunk, monkeypatch):
+    monkeypatch.setattr("secure_fu.learning.unit_rows._CHUNK_BYTES", chunk)
+    own, units = records(), np.array([4, 4, 9, 0, 9, 9, 0, 4, 2, 2, 2, 11])
+    found = clipped_rows(GRADIENTS, weights(1).astype(np.float64), own, units, clip_norm=CLIP)
+    for row, unit in zip(found, (0, 2, 4, 9, 11), strict=True):
+        total = sum(gradient(weights(1), own.features[i], own.labels[i]) for i in np.flatnonzero(units == unit))
+        assert row == pytest.approx(clipped(total), rel=1e-9, abs=1e-12)
+        assert np.linalg.norm(row) <= CLIP
+    assert (
+        clipped_rows(GRADIENTS, weights(1).astype(np.float64), own.subset(slice(0)), units[:0], clip_norm=1.0).size == 0
+    )
+    with pytest.raises(ArgumentError, match="units"):
+        clipped_rows(GRADIENTS, weights(1).astype(np.float64), own, units[1:], clip_norm=1.0)
+
+
+def test_a_unit_that_overflows_has_a_row_of_zeros_and_moves_no_other(monkeypatch):
+    monkeypatch.setattr("secure_fu.learning.unit_rows._CHUNK_BYTES", 1)
+    deep = FlatModel(mlp(4, (2,) * 9, 3, 0))
+    model = np.zeros(deep.dimension)
+    for layer in deep.layers:
+        if len(layer.shape) > 1:
+            model[layer.slice] = 3e38
+    features = -np.abs(np.random.default_rng(0).normal(size=(4, 4)))
+    features[2] *= -1.0
+    own = Records.from_arrays(features, [0, 1, 2, 0])
+    found = clipped_rows(PerRecordGradients(deep), model, own, np.arange(4), clip_norm=CLIP)
+    keep = np.array([0, 1, 3])
+    assert not found[2].any()
+    assert found[keep].any(axis=1).all()
+    alone = clipped_rows(PerRecordGradients(deep), model, own.subset(keep), np.arange(3), clip_norm=CLIP)
+    assert np.array_equal(found[keep], alone)
 
 
 @pytest.mark.parametrize(("settings", "argument"), [({"length": 0}, "length"), ({"rate_factor": 0.0}, "rate_factor")])

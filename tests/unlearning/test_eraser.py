@@ -378,7 +378,7 @@ def test_a_missing_checkpoint_is_found_before_anything_is_asked():
 
     case.checkpoints.load = load
     with pytest.raises(CheckpointError, match="gone"):
-        Eraser().run(sums, case)
+        Eraser(interval=5).run(sums, case)
     assert sums.requests == []
 
 
