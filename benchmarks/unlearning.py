@@ -21,7 +21,7 @@ from typing import Any
 
 from comparison.cells import run_job, settings_of
 from comparison.gathered import Comparison
-from comparison.pages import overview, page
+from comparison.pages import PREFACE, overview, page
 from comparison.results_file import ResultsFile, fingerprint
 from comparison.shorter import cheapest
 from comparison.tasks import REQUESTS, SCAN_SEED, Task, tasks
@@ -200,7 +200,7 @@ def _progress(title: str, total: int, done: int) -> Iterator[Callable[[Job, bool
 def _write(options: argparse.Namespace, chosen: list[tuple[Task, list[str]]], run: _Run) -> dict[str, object]:
     """Pages and pictures of what is done so far, and all of it as plain figures."""
     compared: dict[str, list[Comparison]] = {}
-    texts, figures = [], {}
+    texts, figures = [PREFACE], {}
     for task, requests in chosen:
         shorter = run.shorter(task)
         if shorter is None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from secure_fu import DeletionRequest, Federation, Records, Retrain, Rollback, make_plan
-from secure_fu.learning import breast_cancer, iid, limit_threads, logistic
+from secure_fu.learning import breast_cancer, iid, logistic
 from secure_fu.privacy import EpsilonFigure
 from secure_fu.unlearning import Exact, Requirement
 
@@ -30,7 +30,6 @@ def shown(figure: EpsilonFigure) -> str:
 
 
 def main() -> None:
-    limit_threads()
     data = breast_cancer(seed=0)
     parts = iid(data.train, HOSPITALS, seed=0)
     hospitals = {f"hospital-{number + 1}": data.train.subset(part) for number, part in enumerate(parts)}

@@ -18,7 +18,7 @@ from secure_fu.main_line import Executed, MainLine
 from secure_fu.parties import Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clients, confidentiality
-from secure_fu.protocol import InProcessSums, LocalTask, ResumableSums, RoundTerms, RoundTraffic, Transcript
+from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import TRAIN, OnRound, Silo, TrainingState, check_whole_units, training_task
 from secure_fu.unlearning import Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
@@ -232,7 +232,7 @@ class Branches:
             sums = self._parties.reopened_sums(branch, tasks=tasks, transcript=transcript)
         self._earlier.discard(branch)
         started = time.perf_counter()
-        outcome = method.run(ResumableSums(sums, self._parties.log(branch)), deletion, on_round)
+        outcome = method.run(self._parties.resumed(branch, sums), deletion, on_round)
         forgotten, _ = holders(marks)
         unlearned = Unlearned(
             method=method.name,

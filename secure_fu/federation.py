@@ -24,7 +24,7 @@ from secure_fu.main_line import ORIGINAL, Executed, MainLine
 from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
-from secure_fu.protocol import InProcessSums, ReleasedModel, ResumableSums, RoundTraffic, SecureSums, read_policy
+from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic, SecureSums, read_policy
 from secure_fu.training import TRAIN, CheckpointStore, OnRound, Silo, StackedUpdates, TrainingState, no_observer, train
 from secure_fu.unlearning import METHODS, Deletion, Requirement, UnlearningMethod
 
@@ -55,6 +55,8 @@ class Federation:
         encryption_processes: for schemes with a key-holder, worker processes that encrypt while this one computes; 0
             encrypts here. Worth it from some ten thousand parameters on.
         randomness: of sampling and noise; the operating system's unless a test needs otherwise.
+        resumable: whether :meth:`open` can go on with it after its process has ended, however it did. Then `directory`
+            also has the secret keys of all parties, in a file of mode 600, and the released sums that it takes.
         new: whether to make the federation; otherwise `directory` has it, made with the same arguments. :meth:`open`
             reads them there.
 
@@ -81,6 +83,7 @@ class Federation:
         methods: Iterable[UnlearningMethod] = (),
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
+        resumable: bool = False,
         new: bool = True,
     ) -> None:
         self.recipe = recipe = plan.recipe
@@ -111,8 +114,8 @@ class Federation:
             for name, records in self._records.items()
         }
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        if directory is None and not new:
-            raise ArgumentError("directory", directory, "the directory of the federation that is to be opened")
+        if directory is None and (resumable or not new):
+            raise ArgumentError("directory", directory, "a directory that outlives the process, to be opened again")
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
@@ -131,6 +134,7 @@ class Federation:
                 randomness=OsRandomness() if randomness is None else randomness,
                 facts=_facts(self.model, self._joins, self._methods),
                 new=new,
+                resumable=resumable,
             )
         except BaseException:
             self._remove_scratch()
@@ -177,12 +181,12 @@ class Federation:
         encryption_processes: int = 0,
         randomness: Randomness | None = None,
     ) -> Federation:
-        """Go on with a federation whose process has ended, in whatever way.
+        """Go on with a federation that was made `resumable` and whose process has ended, in whatever way.
 
         Its state is that of the last round of training that was released. An unlearning run that was interrupted is
         gone on with by asking for the same again: rounds that were released are read from disk, and neither asked for
         nor charged again, as are all rounds of one that had ended. The round that was under way stays charged and is
-        asked for under a new number: a budget that is planned to the last round does not hold one more.
+        asked for under a new number: a budget that is planned to the last round may not hold one more.
 
         Args:
             directory: of the federation.
@@ -219,9 +223,7 @@ class Federation:
             self._silos[name] = self._silos[name].forgetting(mask).erased()
         self._branches.forget_releases()
         if self._line.branch in self.ledger.branches:
-            waiting = ResumableSums(
-                self.training_sums(), self._parties.log(self._line.branch), after=self.state.last_round
-            )
+            waiting = self._parties.resumed(self._line.branch, self.training_sums(), after=self.state.last_round)
             self._train(waiting, waiting.left, no_observer)
 
     def close(self) -> None:

@@ -80,8 +80,8 @@ def read_founding(path: Path) -> Founding:
     if not path.exists():
         there = "exists" if path.parent.is_dir() else "does not exist"
         raise RecordError(
-            f"{path} is missing, and {path.parent} {there}: expected the directory of a federation. One whose "
-            "setting up was interrupted has done nothing yet: delete it and begin anew"
+            f"{path} is missing, and {path.parent} {there}: expected the directory of a federation that was "
+            "made resumable. One whose setting up was interrupted has done nothing yet: delete it and begin anew"
         )
     try:
         read = json.loads(path.read_bytes())

@@ -34,7 +34,7 @@ from secure_fu.protocol import (
     Member,
     MemberRecord,
     Policy,
-    ReleaseLog,
+    ResumableSums,
     Run,
     Transcript,
     UploadEncryption,
@@ -82,6 +82,7 @@ class Parties:
         randomness: of sampling, rounding and noise.
         facts: what else is fixed beforehand, by name; public.
         new: whether to make them, in a directory that has none; otherwise they must be there, and be the same.
+        resumable: whether new ones write down what it takes to open them again, their secret keys among it.
 
     Raises:
         ArgumentError: an argument is out of its domain, or not what was written down; names it.
@@ -105,6 +106,7 @@ class Parties:
         randomness: Randomness,
         facts: Mapping[str, str] | None = None,
         new: bool = True,
+        resumable: bool = False,
     ) -> None:
         if scheme_name not in SCHEMES:
             raise ArgumentError("scheme_name", scheme_name, f"one of {', '.join(SCHEMES)}")
@@ -143,6 +145,7 @@ class Parties:
             committee=committee if self._scheme is None else None,
             policy_of=self._policy,
             new=new,
+            resumable=resumable,
         )
         self._identities = self._files.identities
         self.ledger = self._files.ledger
@@ -197,13 +200,18 @@ class Parties:
         parent = self._files.parent(branch)
         return bytes(32) if parent is None else self.head(parent)
 
-    def log(self, branch: str) -> ReleaseLog:
-        """The released sums of a branch, for :class:`~secure_fu.protocol.ResumableSums`.
+    def resumed(self, branch: str, sums: InProcessSums, *, after: int = -1) -> ResumableSums:
+        """A branch's secure sums, of which those are read from disk that were released before it was opened again.
+
+        Args:
+            branch: its name.
+            sums: for what comes after.
+            after: number of the last round behind the state that the caller goes on from; -1 for the branch's start.
 
         Raises:
             ArgumentError: there is no such branch.
         """
-        return self._files.log(branch)
+        return ResumableSums(sums, self._files.log(branch), after=after)
 
     def purpose(self, branch: str) -> str:
         """What a branch was begun for.
@@ -267,7 +275,7 @@ class Parties:
     ) -> InProcessSums:
         """The secure sums of a branch that was begun before, under its next round number.
 
-        They run new rounds; :class:`~secure_fu.protocol.ResumableSums` answers from :meth:`log` what was released.
+        They run new rounds; :class:`~secure_fu.protocol.ResumableSums` answers what was released, see :meth:`resumed`.
 
         Args:
             branch: its name.
@@ -294,6 +302,7 @@ class Parties:
         first_round: int,
     ) -> InProcessSums:
         self._transcripts[branch] = transcript
+        log = self._files.log(branch)
         run = Run(
             run_id=self._run_id(branch),
             roster=self.roster,
@@ -303,7 +312,7 @@ class Parties:
             ledger=self.ledger,
             branch=branch,
             transcript=transcript,
-            on_release=self._files.log(branch).append,
+            on_release=None if log is None else log.append,
         )
         encryption = self._encryption()
         clients = {

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import fields
 from pathlib import Path
 
-from secure_fu.crypto import Role, Roster
+from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.errors import ArgumentError, LedgerError, RecordError
 from secure_fu.founding import FOUNDING, Founding, read_founding, write_founding
@@ -52,6 +52,7 @@ class PartyDirectory:
         committee: names of the committee's members; None where a key-holder opens.
         policy_of: the policy of a roster.
         new: whether to make it, where there is no ledger; otherwise it must be there.
+        resumable: whether a new one can be opened again. Otherwise no secret key and no released sum is written.
 
     Raises:
         ArgumentError: an argument is not what was written down; names it.
@@ -72,6 +73,7 @@ class PartyDirectory:
         committee: tuple[str, ...] | None,
         policy_of: Callable[[Roster], Policy],
         new: bool,
+        resumable: bool,
     ) -> None:
         self._directory = directory
         self._committee = committee
@@ -89,7 +91,10 @@ class PartyDirectory:
                 PrivacyLedger.create(ledger, budget=plan.budget) if new else PrivacyLedger.open(ledger)
             )
             keys = directory / "identities.bin"
-            self.identities = make_identities(keys, roles) if new else read_identities(keys)
+            if new and not resumable:
+                self.identities = {name: Identity.generate(name, role) for name, role in roles.items()}
+            else:
+                self.identities = make_identities(keys, roles) if new else read_identities(keys)
             self.roster = Roster.of(identity.party for identity in self.identities.values())
             self.policy = policy_of(self.roster)
             if founding is not None:
@@ -112,12 +117,14 @@ class PartyDirectory:
                     run_key=os.urandom(32),
                     facts=dict(facts),
                 )
-                write_founding(directory / FOUNDING, founding)  # last: it says that the others are there
+                if resumable:
+                    write_founding(directory / FOUNDING, founding)  # last: it says that the others are there
             else:
                 self._logs = {branch: ReleaseLog(self._log_path(branch)) for branch in self.ledger.branches}
                 self.verified = settle(
                     self.transcript, logs=self._logs, ledger=self.ledger, roster=self.roster, policy=self.policy
                 )
+            self._resumable = resumable or not new
             self.run_key = founding.run_key
             self._opened = opened.pop_all()
 
@@ -183,8 +190,9 @@ class PartyDirectory:
             destroy_file(left)
         record = ClientRecord(path, new=True) if parent is None else self.client_record(parent).fork(path)
         self._client_records[branch] = record
-        self._logs[branch] = ReleaseLog(self._log_path(branch))
-        write_whole(self._log_path(branch) / _PURPOSE, purpose.encode())
+        if self._resumable:
+            self._logs[branch] = ReleaseLog(self._log_path(branch))
+            write_whole(self._log_path(branch) / _PURPOSE, purpose.encode())
         self.ledger.branch(branch, parent=parent)
         return record
 
@@ -206,7 +214,7 @@ class PartyDirectory:
             RecordError: a file cannot be destroyed.
         """
         log = self.log(branch)
-        if log.rounds and (until is None or log.rounds[0] <= until):
+        if log is not None and log.rounds and (until is None or log.rounds[0] <= until):
             with self.transcript.open("rb") as file:
                 os.fsync(file.fileno())
             log.destroy(until=until)
@@ -223,14 +231,14 @@ class PartyDirectory:
             self._client_records[branch] = ClientRecord(self._record_path(branch))
         return self._client_records[branch]
 
-    def log(self, branch: str) -> ReleaseLog:
-        """The released sums of a branch.
+    def log(self, branch: str) -> ReleaseLog | None:
+        """The released sums of a branch; None where none are kept.
 
         Raises:
             ArgumentError: there is no such branch.
         """
         self.parent(branch)
-        return self._logs[branch]
+        return self._logs.get(branch)
 
     def check_records(self, branch: str, run_id: bytes) -> None:
         """Refuse records of clients or members that do not know what the ledger says was released in a branch.

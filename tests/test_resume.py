@@ -25,6 +25,7 @@ from secure_fu.errors import (
     AlreadyForgotten,
     ArgumentError,
     CryptoError,
+    HistoryError,
     LedgerError,
     ProtocolError,
     RecordError,
@@ -34,22 +35,22 @@ from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
 from secure_fu.privacy import Unit
 from secure_fu.protocol import verify_transcript
-from secure_fu.unlearning import FineTune, Retrain, Rollback
+from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback
 
 # By place and call: how many rounds the kill leaves charged without a release.
 KILLS = {
-    "unlearn/reserving/3": 1,
+    "unlearn/reserving/2": 1,
     "unlearn/saved/2": 0,
     "unlearn/begun a branch/2": 0,
-    "unlearn/accepting/22": 1,
-    "unlearn/uploading/22": 1,
-    "unlearn/voting/22": 1,
-    "unlearn/logging/6": 1,
-    "unlearn/logged/6": 0,
-    "unlearn/committed/6": 0,
+    "unlearn/accepting/18": 1,
+    "unlearn/uploading/18": 1,
+    "unlearn/voting/18": 1,
+    "unlearn/logging/5": 1,
+    "unlearn/logged/5": 0,
+    "unlearn/committed/5": 0,
     "delete/committed/2": 0,
-    "delete/logged/7": 0,
-    "delete/voting/26": 1,
+    "delete/logged/5": 0,
+    "delete/voting/22": 1,
     "delete/destroying/1": 0,
     "delete/destroyed/1": 0,
 }
@@ -149,6 +150,7 @@ def trained(tmp_path_factory):
 
 def made(directory, **arguments):
     plan = plan_for(module(), branch_rounds=8)
+    arguments = {"resumable": True, **arguments}
     return federation(scheme_name="kahe", committee=SMALL, plan=plan, directory=directory, **arguments)
 
 
@@ -225,6 +227,11 @@ def test_a_method_that_asks_otherwise_than_before_is_refused(directory, monkeypa
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2))
 
 
+def test_methods_that_need_what_clients_remembered_refuse(directory):
+    with opened(directory) as federated, pytest.raises(HistoryError, match="keeps no history"):
+        federated.unlearn(REQUESTS[Unit.RECORD], Correction())
+
+
 def flip(path, at=-1):
     content = bytearray(path.read_bytes())
     content[at] ^= 1
@@ -286,7 +293,7 @@ def test_what_was_fixed_beforehand_cannot_be_changed(directory):
         ({"committee": type(SMALL)(members=5, threshold=3, quorum=4, corrupt=1)}, "committee is"),
         ({"module": mlp(5, (), 3, 1)}, r"facts\.start is"),
         ({"randomness": InsecureDeterministicRandomness(0)}, "repeat the noise of earlier rounds"),
-        ({"directory": None}, "the directory of the federation that is to be opened"),
+        ({"directory": None}, "a directory that outlives the process"),
     ):
         given = {**arguments, "module": module(), "clients": clients, **changes}
         with pytest.raises(ArgumentError, match=says):
@@ -314,6 +321,19 @@ def test_no_second_federation_is_made_where_setting_up_was_interrupted(tmp_path,
 
 
 # Keys
+
+
+def test_without_being_asked_to_nothing_writes_keys_or_sums(tmp_path):
+    with made(tmp_path, resumable=False) as federated:
+        federated.train()
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+        federated.delete(REQUESTS[Unit.RECORD], Rollback())
+    names = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
+    assert not names & {"identities.bin", "releases", "federation.json"}
+    with pytest.raises(RecordError, match="made resumable"):
+        opened(tmp_path)
+    with pytest.raises(ArgumentError, match="a directory that outlives the process"):
+        made(None)
 
 
 def test_keys_come_back_and_belong_to_their_owner_alone(tmp_path):

@@ -16,7 +16,28 @@ from comparison.tasks import REQUESTS, Task
 from secure_fu.privacy import Interval
 from secure_fu.report.canvas import Picture
 
-__all__ = ["overview", "page"]
+__all__ = ["PREFACE", "overview", "page"]
+
+PREFACE = f"""# Unlearning methods compared
+
+Every row is held against other retrainings of the same seed, which differ by their noise alone.
+
+- *Distance*: the largest, over the figures, of the gap to retraining in units of what one retraining is away from
+  others (root mean square), or of a floor that nobody would mind: one point, for relearning a tenth. Forget loss does
+  not count, for it says what forget accuracy, membership and relearning say. Retraining itself is about 2 away.
+- *Cheapest retraining*: the shortest training, with the noise for its own number of rounds, that is at most half a
+  point less accurate than the full one. Costs are over its rounds.
+- *Membership AUC*: of a loss attack, forgotten against held-out records with the same classes and trigger.
+- *Output distance*: Jensen-Shannon distance between the outputs of two models, half on test and half on forgotten
+  records, above that between two retrainings.
+- *Relearning*: steps of gradient descent on the forgotten records to half the loss that the original has there.
+- *Group*: rows with a letter in common are not told apart by paired tests of the logarithms of the distances, with
+  Holm's correction, at {FAMILY_ERROR:.0%} for the table.
+- *Guarantee*: what is proved of forgetting. `scratch` is exact too, of a weaker model.
+- *Epsilon*: of one unit; see the page on privacy for phase, pair and who asked.
+- Peers keep every client's updates in plaintext. They run without noise, as published, and are held against
+  retraining without noise, in the same units.
+"""
 
 _NAMES = {"original": "do nothing", "retrained": "retraining", "shorter": "cheapest retraining"}
 _MEGABYTE = 1e6
@@ -54,7 +75,8 @@ def _opening(task: Task, comparisons: Sequence[Comparison], scans: Result) -> li
         f"{first['dimension']} parameters, {first['training_rounds']} rounds of training. Cheapest retraining of equal "
         f"accuracy: {scans['rounds']} rounds at {scans['rate_factor']:g} times the learning rate, with the noise for "
         f"that many; {100 * scans['test_accuracy']:.1f} % against {100 * scans['full_accuracy']:.1f} % on the seeds "
-        "for settings."
+        "for settings.",
+        *(("", task.note) if task.note else ()),
     ]
 
 
@@ -65,8 +87,7 @@ def _request_section(comparison: Comparison) -> list[str]:
     lines = [
         f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points or ratios (×), with {LEVEL:.0%} "
         "intervals of the mean. *Over finetune* and *over scratch*: the distance over that of this baseline in as many "
-        f"rounds; a star where the difference is not noise ({FAMILY_ERROR:.0%} for the table). Rows with a letter in "
-        "common are not told apart.",
+        f"rounds; a star where the difference is not noise ({FAMILY_ERROR:.0%} for the table).",
         "",
         *_absolute(comparison),
         "",
@@ -270,8 +291,7 @@ def _overall(comparisons: Sequence[Comparison]) -> list[str]:
     blocks = [comparison.without_lengths(block) for comparison in comparisons for block in comparison.blocks]
     ranked = ranking(blocks)
     lines = [
-        f"Ranking over all {len(blocks)} cells, rows that every request has. Rows with a letter in common are not told "
-        f"apart: paired tests of the logarithms of the distances, Holm's correction, {FAMILY_ERROR:.0%} for the table.",
+        f"Ranking over all {len(blocks)} cells, of the rows that every request has.",
         "",
     ]
     rows = [

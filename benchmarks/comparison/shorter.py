@@ -26,7 +26,7 @@ EQUAL = 0.005
 FACTORS = (1.0, 2.0)
 """Learning rates that are tried, over the recipe's own."""
 
-_HALVINGS = 40
+_HALVINGS = 18
 
 
 def shorter_recipe(plan: Plan, *, rounds: int, rate_factor: float) -> Recipe:

@@ -130,7 +130,7 @@ class CurvatureSums:
             records,
             clip_norm=clip_norm,
             by_group=by_group,
-            row_values=4 * width + 4 * head.classes**2,
+            row_values=4 * width + 3 * width**2 + 4 * head.classes**2,
         )
         return triangle_of(total.permute(0, 2, 1, 3).reshape(self._model.dimension, -1).numpy())
 
@@ -257,11 +257,14 @@ def _head_hessian(head: LinearHead, records: Records, clip: float | None) -> Ten
         scales, kept = _scales(size, clip)
         inputs, weights = inputs[kept], weights[kept] * scales[:, None, None]
     width = inputs.shape[1]
+    # One product of matrices for all pairs of classes; A and x' x'^T are symmetric, so a half of each will do.
+    left, right = torch.triu_indices(head.classes, head.classes)
+    rows, columns = torch.triu_indices(width, width)
+    halves = weights[:, left, right].T @ (inputs[:, rows] * inputs[:, columns])
     blocks = torch.empty(head.classes, head.classes, width, width, dtype=torch.float64)
-    for k in range(head.classes):
-        for other in range(k, head.classes):
-            blocks[k, other] = (inputs * weights[:, k, other, None]).T @ inputs
-            blocks[other, k] = blocks[k, other]
+    for first, second in ((left, right), (right, left)):
+        blocks[first[:, None], second[:, None], rows, columns] = halves
+        blocks[first[:, None], second[:, None], columns, rows] = halves
     return blocks
 
 

@@ -212,14 +212,14 @@ class ResumableSums:
 
     Args:
         inner: what runs live rounds.
-        log: of the branch, as it was found.
+        log: of the branch, as it was found; None where none is kept.
         after: number of a round; the log's releases up to it are passed over, for the caller has the state behind them.
     """
 
-    def __init__(self, inner: SecureSums, log: ReleaseLog, *, after: int = -1) -> None:
+    def __init__(self, inner: SecureSums, log: ReleaseLog | None, *, after: int = -1) -> None:
         self._inner = inner
-        self._log = log
-        self._waiting = [number for number in log.rounds if number > after]
+        rounds = () if log is None else log.rounds
+        self._waiting = [(log, number) for number in rounds if log is not None and number > after]
         self._done = 0
 
     @property
@@ -236,12 +236,13 @@ class ResumableSums:
         """
         if not self._waiting:
             return self._inner.secure_sum(request)
-        logged = self._log.read(self._waiting[0])
+        log, number = self._waiting[0]
+        logged = log.read(number)
         asked, now = _asked_then(logged.header), _asked_now(request)
         for name, value in now.items():
             if asked[name] != value:
                 raise ProtocolError(
-                    f"request {self._done + 1} of the resumed branch differs from round {self._waiting[0]}, which "
+                    f"request {self._done + 1} of the resumed branch differs from round {number}, which "
                     f"answered it before the interruption: {name} is {_shown(value)}, was {_shown(asked[name])}; "
                     "resume with the method, settings, data layout and version that it was begun with, or begin a new "
                     "branch, which is charged anew"

@@ -67,9 +67,6 @@ class _Held:
     where: HistoryEntry | Path
 
 
-_NOTHING: Final = _Held(-1, b"", False, HistoryEntry(-1, b""))
-
-
 class ClientHistory:
     """One client's own memory of its training rounds, in their order. Never leaves the client.
 
@@ -243,9 +240,9 @@ class ClientHistory:
         after = -1
         for index, entry in enumerate(self):
             if entry.sampled is not None and (entry.sampled & forgotten).any():
-                old, self._held[index] = self._held[index], _NOTHING
+                old = self._held.pop(index)
                 self._drop([old])
-                self._held[index] = self._keep(replace(entry, sampled=entry.sampled & ~forgotten), after)
+                self._held.insert(index, self._keep(replace(entry, sampled=entry.sampled & ~forgotten), after))
             after = entry.round_number
 
     # Branches

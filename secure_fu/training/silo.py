@@ -62,8 +62,8 @@ class Silo:
             self.places.shape != (count,) or self.places.max(initial=-1) >= self.history.records
         ):
             raise HistoryError(
-                f"the history of client {self.name!r} is of {self.history.records} records; expected one of the records "
-                f"that it joined with, of which {count} are left"
+                f"the history of client {self.name!r} is of {self.history.records} records; expected one of those that "
+                f"it joined with, of which {count} are left"
             )
 
     @classmethod

@@ -13,7 +13,7 @@ from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import RoundTerms, SecureSums
 from secure_fu.protocol.sums import RandomStream
-from secure_fu.training import OnRound, Silo, TrainingState, TrainingTask, no_observer, sample_units
+from secure_fu.training import OnRound, Recipe, Silo, TrainingState, TrainingTask, no_observer, sample_units
 from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
@@ -71,7 +71,8 @@ class JointRounds(UnlearningMethod):
     """A few rounds from the original model, its optimiser at rest; in each, one sum holds both kinds of contributions.
 
     Both in one sum: its noise is paid for once, and what is retained holds the model while the rest is pulled out.
-    Forgotten units are sampled at the rate of training, so that a round costs them what a training round costs.
+    Unless a method says otherwise, forgotten units are sampled at the rate of training in all of them, so that a round
+    costs them what a training round costs.
 
     Attributes:
         length: rounds.
@@ -93,10 +94,14 @@ class JointRounds(UnlearningMethod):
         if not 0.0 < self.rate_factor < float("inf"):
             raise ArgumentError("rate_factor", self.rate_factor, "a positive finite number")
 
+    def forgotten_rate(self, recipe: Recipe) -> float:
+        """Sampling rate of forgotten units, in (0, 1]; 1 for the client unit."""
+        return recipe.sampling_rate
+
     @final
     def plan(self, deletion: Deletion) -> tuple[PlannedRounds, ...]:
         """`length` rounds that both kinds of units enter."""
-        return (PlannedRounds.of(deletion, self.length, forgotten_rate=deletion.recipe.sampling_rate),)
+        return (PlannedRounds.of(deletion, self.length, forgotten_rate=self.forgotten_rate(deletion.recipe)),)
 
     @final
     def most_rounds(self, trained: int) -> int:
@@ -122,7 +127,7 @@ class JointRounds(UnlearningMethod):
                 purpose=self.purpose,
                 phase=Phase.UNLEARNING,
                 model=state.model,
-                forgotten_rate=recipe.sampling_rate,
+                forgotten_rate=self.forgotten_rate(recipe),
             )
             state = state.step(sums.secure_sum(request), recipe, rate_factor=self.rate_factor, training=False)
             on_round(state)

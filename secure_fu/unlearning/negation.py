@@ -28,7 +28,7 @@ class Negation(TrainingRounds):
     No round has a sum that a forgotten unit enters, so the phase costs forgotten units nothing.
 
     Under the noise of differential privacy the way back is long: thirty rounds forget the backdoor of `digits-silos`
-    and leave accuracy 16 to 18 points short of retraining; as many rounds from scratch come closer.
+    and leave accuracy 16 to 21 points short of retraining; as many rounds from scratch come closer.
 
     Attributes:
         length: training rounds.

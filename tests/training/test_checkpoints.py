@@ -268,6 +268,22 @@ def test_a_kill_leaves_each_state_whole_or_absent(tmp_path, name):
     assert store.rounds == (0,)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_kill_never_leaves_an_older_state_as_the_newest(tmp_path):
+    """For what came before the newest state, the released sums are not kept any more."""
+    at, ended = 0, False
+    while not ended:
+        at += 1
+        directory = tmp_path / str(at)
+        filled(directory, upto=30, limit=4)
+        saved = CheckpointStore(directory, start=start(), limit=4).save
+        ended = not killed(lambda saved=saved: saved(state(40), lineage(40)), at, "fsync")
+        newest = CheckpointStore(directory, start=start(), limit=4).rounds[-1]
+        assert newest in (30, 40)
+    assert newest == 40
+    assert at > 4
+
+
 def test_metadata_is_text_that_others_can_read(tmp_path):
     filled(tmp_path, upto=10)
     head = file_of(tmp_path, 10).read_bytes()

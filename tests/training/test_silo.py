@@ -147,6 +147,7 @@ def test_an_executed_deletion_goes_on_from_its_start_without_the_forgotten(kept,
     assert np.array_equal([after.sampled_then(entry) for entry in after.history], expected)
     assert not any(entry.sampled[:4].any() for entry in after.history)
     TrainingTask(after).contribution(vector(5), terms(number=5), Words(5))
+    assert np.array_equal(after.sampled_then([*after.history][-1]), drawn_again(5, 8))
     assert sorted(path.name for path in (tmp_path / "own").glob("*round*")) == [
         f"round-{number:08}.safetensors" for number in (*range(kept + 1), 3, 4, 5)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -11,8 +13,12 @@ from hypothesis import strategies as st
 from unlearning_cast import (
     CLIP,
     MODEL,
+    ScriptedSums,
     Words,
+    clipped,
     clipped_sum,
+    deletion,
+    digit_silos,
     gradient,
     records,
     sampled,
@@ -21,9 +27,12 @@ from unlearning_cast import (
     weights,
 )
 
+from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import ArgumentError
-from secure_fu.learning import client_update, predictions, record_losses
-from secure_fu.privacy import Unit
+from secure_fu.federation import Federation
+from secure_fu.learning import client_update, mlp, predictions, record_losses
+from secure_fu.planning import make_plan
+from secure_fu.privacy import Subject, Unit
 from secure_fu.training import TrainingTask
 from secure_fu.training.local_updates import local_training
 from secure_fu.unlearning import Scrub
@@ -80,8 +89,8 @@ def test_the_loss_is_one_value_a_record():
     assert together.tolist() == pytest.approx([float(value) for value in alone], rel=1e-14)
 
 
-def contribution(of, unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, seed=0, vector=None):
-    ((purpose, task),) = Scrub().client_tasks(of).items()
+def contribution(of, unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, seed=0, vector=None, sharpness=1.0):
+    ((purpose, task),) = Scrub(sharpness=sharpness).client_tasks(of).items()
     assert purpose == "unlearn/scrub"
     model = weights() if vector is None else vector
     return task.contribution(model, terms(unit, retained=retained, forgotten=forgotten), Words(seed))
@@ -122,6 +131,41 @@ def test_a_client_with_nothing_to_forget_trains():
     assert contribution(silo(own)) == pytest.approx(everything, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("sharpness", [0.2, 3.0, 10.0])
+def test_forgotten_gradients_are_sharpened_and_then_clipped_and_no_others(sharpness):
+    own, vector = records(), 0.3 * weights()
+    found = contribution(silo(own, FORGOTTEN), vector=vector, sharpness=sharpness)
+    forgets = [sharpness * part for part in parts_of(own, FORGOTTEN, np.flatnonzero(FORGOTTEN), vector)]
+    trains = parts_of(own, FORGOTTEN, np.flatnonzero(~FORGOTTEN), vector)
+    expected = clipped_sum(forgets + trains)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert found != pytest.approx(sharpness * clipped_sum(parts_of(own, FORGOTTEN, range(12), vector)), rel=1e-3)
+    assert found != pytest.approx(contribution(silo(own, FORGOTTEN), vector=vector), rel=1e-3)
+
+
+def test_infinite_sharpness_brings_every_forgotten_gradient_to_the_clip_norm():
+    own, vector = records(), 0.3 * weights()
+    forgets = parts_of(own, FORGOTTEN, np.flatnonzero(FORGOTTEN), vector)
+    assert any(np.linalg.norm(part) < CLIP for part in forgets)
+    found = contribution(silo(own, FORGOTTEN), vector=vector, sharpness=math.inf)
+    trains = clipped_sum(parts_of(own, FORGOTTEN, np.flatnonzero(~FORGOTTEN), vector))
+    expected = trains + sum(CLIP * part / np.linalg.norm(part) for part in forgets)
+    assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_a_sharpened_gradient_still_fades_as_a_record_is_forgotten():
+    own = records()
+    away = weights().astype(np.float64)
+    for _ in range(80):
+        away -= 0.3 * contribution(silo(own, np.ones(12)), vector=away.astype(np.float32), sharpness=10.0) / 12.0
+    model = away.astype(np.float32)
+    sharp, one_length = (
+        np.linalg.norm(contribution(silo(own, np.ones(12)), vector=model, sharpness=sharpness))
+        for sharpness in (10.0, math.inf)
+    )
+    assert sharp < 0.5 * one_length
+
+
 def test_forgetting_steps_make_the_forgotten_labels_unlikely():
     own, vector = records(), weights().astype(np.float64)
     leaving = silo(own, np.ones(12))
@@ -136,15 +180,26 @@ def test_forgetting_steps_make_the_forgotten_labels_unlikely():
 # One unit, one bound
 
 
+SHARPNESS = pytest.mark.parametrize("sharpness", [1.0, 10.0, 1e6, math.inf])
+
+
+@SHARPNESS
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("out", range(12))
-def test_one_record_moves_the_sum_by_at_most_the_clip_norm(out, marked):
+def test_one_record_moves_the_sum_by_at_most_the_clip_norm(out, marked, sharpness):
     own, keep = records(), np.arange(12) != out
     forgotten = FORGOTTEN.copy()
     forgotten[out] = marked
-    with_it = contribution(silo(own, forgotten))
-    without = contribution(silo(own.subset(keep), forgotten[keep]))
+    with_it = contribution(silo(own, forgotten), sharpness=sharpness)
+    without = contribution(silo(own.subset(keep), forgotten[keep]), sharpness=sharpness)
     assert 0.0 < np.linalg.norm(with_it - without) <= CLIP * (1.0 + 1e-12)
+
+
+def test_sharpening_what_was_clipped_already_would_break_the_bound():
+    """The mistake that the test above is there to catch."""
+    own, vector = records(), weights()
+    lengths = [np.linalg.norm(10.0 * clipped(part)) for part in parts_of(own, np.ones(12, bool), range(12), vector)]
+    assert max(lengths) > 2.0 * CLIP
 
 
 GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
@@ -161,12 +216,13 @@ def test_persons_are_clipped_as_a_whole():
     assert found == pytest.approx(clipped_sum(parts), rel=1e-9, abs=1e-12)
 
 
+@SHARPNESS
 @pytest.mark.parametrize("name", "abcde")
-def test_one_person_moves_the_sum_by_at_most_the_clip_norm(name):
+def test_one_person_moves_the_sum_by_at_most_the_clip_norm(name, sharpness):
     own, keep = records(groups=GROUPS), np.array([other != name for other in GROUPS])
     forgotten = np.isin(GROUPS, ["a", "c"])
-    with_it = contribution(silo(own, forgotten), Unit.GROUP)
-    without = contribution(silo(own.subset(keep), forgotten[keep]), Unit.GROUP)
+    with_it = contribution(silo(own, forgotten), Unit.GROUP, sharpness=sharpness)
+    without = contribution(silo(own.subset(keep), forgotten[keep]), Unit.GROUP, sharpness=sharpness)
     assert 0.0 < np.linalg.norm(with_it - without) <= CLIP * (1.0 + 1e-12)
 
 
@@ -191,6 +247,55 @@ def test_a_client_that_stays_trains_as_ever():
     assert np.array_equal(found, TrainingTask(silo()).contribution(weights(), terms(Unit.CLIENT), Words()))
 
 
+# What the server asks for, and what it costs
+
+
+@pytest.mark.parametrize(
+    ("factor", "length", "expected"),
+    [
+        (0.5, 2, 0.125),
+        (1.0, 2, 0.25),
+        (2.0, 2, 0.5),
+        (9.0, 2, 0.25 * 10**0.5),
+        (2.0, 10, 0.25 * 2**0.5),
+        (2.0, 40, 0.25),
+    ],
+)
+def test_forgotten_units_enter_at_their_own_planned_rate_held_to_what_retraining_costs_others(factor, length, expected):
+    case, sums = deletion(rounds=20), ScriptedSums()
+    method = Scrub(length=length, forgotten_factor=factor)
+    (planned,) = method.plan(case)
+    method.run(sums, case)
+    assert len(sums.requests) == planned.count == length
+    assert planned.forgotten_rate == pytest.approx(expected, rel=1e-12)
+    assert planned.retained_rate == case.recipe.sampling_rate == 0.25
+    for request in sums.requests:
+        for name in ("retained_rate", "forgotten_rate", "noise_multiplier", "clip_norm", "saturation"):
+            assert getattr(request, name) == getattr(planned, name)
+
+
+def test_no_rate_is_above_one_and_a_client_as_a_unit_has_but_one():
+    case = deletion(rounds=20, sampling_rate=0.8)
+    assert Scrub(length=1, forgotten_factor=3.0).plan(case)[0].forgotten_rate == 1.0
+    for factor in (0.5, 3.0):
+        clients = deletion(unit=Unit.CLIENT)
+        assert Scrub(length=1, forgotten_factor=factor).plan(clients)[0].forgotten_rate == 1.0
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0])
+def test_the_ledger_charges_forgotten_units_for_their_own_rate(factor):
+    clients, _, _, _ = digit_silos(4)
+    small = {name: own.subset(np.arange(len(own)) < 20) for name, own in clients.items()}
+    module = mlp(64, (6,), 10, seed=1)
+    plan = make_plan(module, clients=4, nominal_units=80, minimum_cohort=3, rounds=8, sampling_rate=0.2)
+    with Federation(module, small, plan=plan, scheme_name="plain") as federated:
+        federated.train()
+        federated.unlearn(DeletionRequest.whole_client("silo-3"), Scrub(length=1, forgotten_factor=factor))
+        (event,) = federated.ledger.events("unlearn/scrub")
+    assert event.charges[Subject.RETAINED].sampling_rate == 0.2
+    assert event.charges[Subject.FORGOTTEN].sampling_rate == pytest.approx(0.2 * factor)
+
+
 @pytest.mark.parametrize(
     ("settings", "argument"),
     [
@@ -199,6 +304,13 @@ def test_a_client_that_stays_trains_as_ever():
         ({"rate_factor": -1.0}, "rate_factor"),
         ({"rate_factor": float("nan")}, "rate_factor"),
         ({"rate_factor": float("inf")}, "rate_factor"),
+        ({"forgotten_factor": 0.0}, "forgotten_factor"),
+        ({"forgotten_factor": float("inf")}, "forgotten_factor"),
+        ({"forgotten_factor": float("nan")}, "forgotten_factor"),
+        ({"sharpness": 0.0}, "sharpness"),
+        ({"sharpness": -math.inf}, "sharpness"),
+        ({"sharpness": 1e7}, "sharpness"),
+        ({"sharpness": float("nan")}, "sharpness"),
     ],
 )
 def test_settings_out_of_their_domain(settings, argument):
