@@ -64,19 +64,18 @@ def main() -> None:
     required = Requirement(kind=Certified, epsilon=3.0)
     rollback = Rollback(forget_epsilon=3.0)  # back to the last checkpoint up to which the group had paid at most this
 
-    # A certificate of a re-run stands on settings that were fixed before training: so the method is declared here.
+    # Settings that are chosen after training would void a rollback's certificate, so they are declared before it.
     with Federation(model, banks, plan=plan, methods=(rollback,)) as federation:
         federation.train()
         print(f"Trained: accuracy {accuracy(federation.module_of(federation.state), data.test):.2f}")
         print(f"\nAsked: {closed.describe()}.")
         paid = federation.deletion(closed).last_epsilon
-        print(
-            f"As it is, the model is within epsilon {paid:.2f} of one without them; {required.epsilon:g} is required."
-        )
+        print(f"As it is, the model is within epsilon {paid:.2f} of one without them. Required: {required.epsilon:g}.")
         for method in (Scrub(), rollback, Retrain()):
             cost = federation.cost(closed, method, adaptive=False)
             print(f"{method.title} would take {cost.rounds} rounds. {cost.guarantee.describe()}")
 
+        # Of the methods that the refusal names, scratch is a short training anew: exact, and of a weak model.
         try:
             federation.delete(closed, Scrub(), adaptive=False, require=required)
         except GuaranteeError as refusal:

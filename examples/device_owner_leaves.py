@@ -45,7 +45,7 @@ def main() -> None:
         learning_rate=1.0,
         momentum=0.5,
         checkpoint_every=2,
-        local={"epochs": 5, "batch_size": 4, "learning_rate": 0.3},
+        local={"epochs": 3, "batch_size": 4, "learning_rate": 0.3},
     )
     rollback = Rollback(forget_epsilon=3.0)  # back to where the device had paid at most this
 

@@ -160,9 +160,11 @@ class Branches:
             sums=run.sums,
             transcript=run.transcript,
         )
-        for name, mask in run.marks.items():
-            if mask.any():
-                self._silos[name] = run.silos[name].erased()
+        for name, silo in run.silos.items():
+            self._silos[name] = silo.erased()
+        histories = [silo.history for silo in self._silos.values() if silo.history is not None]
+        for archive in {history.archive for history in histories}:
+            archive.keep_only(digest for history in histories for digest in history.digests)
         self.forget_releases()
 
     def forget_releases(self) -> None:
@@ -210,7 +212,13 @@ class Branches:
             require.check(method, deletion, self._methods)
         cost = self._cost(method, deletion, marks)
         line = self._line.begun
-        silos = {name: silo.forgetting(self._present(name, marks[name])) for name, silo in self._silos.items()}
+        unit = self._plan.recipe.unit
+        # What clients remember of rounds that the outcome does not come from goes with them.
+        after = method.start_state(deletion).last_round if execute else None
+        silos = {
+            name: silo.forgetting(self._present(name, marks[name]), unit, continues_after=after)
+            for name, silo in self._silos.items()
+        }
         tasks = {
             name: {**present_training(self._silos, name), **method.client_tasks(silo)} for name, silo in silos.items()
         }

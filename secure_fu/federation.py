@@ -25,7 +25,18 @@ from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
 from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic, SecureSums, read_policy
-from secure_fu.training import TRAIN, CheckpointStore, OnRound, Silo, StackedUpdates, TrainingState, no_observer, train
+from secure_fu.training import (
+    TRAIN,
+    CheckpointStore,
+    ModelArchive,
+    OnRound,
+    Silo,
+    StackedUpdates,
+    TrainingState,
+    check_size,
+    no_observer,
+    train,
+)
 from secure_fu.unlearning import METHODS, Deletion, Requirement, UnlearningMethod
 
 __all__ = ["ORIGINAL", "Federation", "Unlearned"]
@@ -105,23 +116,21 @@ class Federation:
                 "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
             )
         for name, records in clients.items():
+            check_size(name, records)
             _check_fits(module, name, records)
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._records = dict(sorted(clients.items()))
-        self._silos = {
-            name: Silo.of(name, records, self.model, gradients, keeps_history=keep_history and new, stacked=stacked)
-            for name, records in self._records.items()
-        }
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if directory is None and (resumable or not new):
             raise ArgumentError("directory", directory, "a directory that outlives the process, to be opened again")
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
+        histories = directory / "histories"
         try:
             self._parties = Parties(
-                self._silos,
+                self._records,
                 plan=plan,
                 scheme_name=scheme_name,
                 terms=committee,
@@ -140,6 +149,20 @@ class Federation:
             self._remove_scratch()
             raise
         try:
+            archive = ModelArchive(histories / "models", dimension=self.model.dimension)
+            self._silos = {
+                name: Silo.of(
+                    name,
+                    records,
+                    self.model,
+                    gradients,
+                    keeps_history=keep_history if new else (histories / "clients").is_dir(),
+                    folder=histories / "clients" / name,
+                    archive=archive,
+                    stacked=stacked,
+                )
+                for name, records in self._records.items()
+            }
             checkpoints = CheckpointStore(
                 directory / "checkpoints",
                 start=ReleasedModel.public(self.model.vector()),
@@ -150,7 +173,10 @@ class Federation:
             self.policy = self._parties.policy
             self.roster = self._parties.roster
             self._line = MainLine(
-                ledger=self.ledger, checkpoints=checkpoints, delta=self.budget.delta, directory=directory
+                ledger=self.ledger,
+                checkpoints=checkpoints,
+                delta=self.budget.delta,
+                directory=directory if resumable or not new else None,
             )
             self._branches = Branches(
                 parties=self._parties,
@@ -194,8 +220,7 @@ class Federation:
             clients: as at first, in the same order; of records that have been forgotten only the place counts, so they
                 may be blank.
             methods: those that were declared.
-            vanishes, member_vanishes, encryption_processes, randomness: as of the class. What clients remembered for
-                the methods `correction` and `eraser` was in their processes and is lost: these refuse.
+            vanishes, member_vanishes, encryption_processes, randomness: as of the class.
 
         Raises:
             as the class, with `new=False`.
@@ -220,7 +245,7 @@ class Federation:
     def _go_on(self) -> None:
         """Bring clients and main line to where they were."""
         for name, mask in self._line.gone.items():
-            self._silos[name] = self._silos[name].forgetting(mask).erased()
+            self._silos[name] = self._silos[name].forgetting(mask, self.recipe.unit).erased()
         self._branches.forget_releases()
         if self._line.branch in self.ledger.branches:
             waiting = self._parties.resumed(self._line.branch, self.training_sums(), after=self.state.last_round)
@@ -244,7 +269,7 @@ class Federation:
     @property
     def clients(self) -> tuple[str, ...]:
         """Names of all clients, sorted."""
-        return tuple(self._silos)
+        return tuple(self._records)
 
     @property
     def state(self) -> TrainingState:
@@ -391,7 +416,7 @@ class Federation:
         return self._branches.epsilon(branch, marks)
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
-        return self._cohort_of(self._silos, round_number)
+        return self._cohort_of(self._records, round_number)
 
     def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
         return tuple(name for name in names if self._joins.get(name, 0) <= round_number)

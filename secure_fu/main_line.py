@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import ProtocolError
+from secure_fu.errors import CheckpointError, ProtocolError
 from secure_fu.main_line_file import Executed, Standing, read_standing, write_standing
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
 from secure_fu.protocol import InProcessSums, Transcript
@@ -44,13 +44,16 @@ class MainLine:
         ledger: the federation's.
         checkpoints: of the server; holds the public start.
         delta: at which epsilon is stated.
-        directory: where it is written down what executed deletions left; read when there is something.
+        directory: where it is written down what executed deletions left, and read when there is something; None writes
+            nothing down.
 
     Raises:
         RecordError, CheckpointError: a file is missing or damaged.
     """
 
-    def __init__(self, *, ledger: PrivacyLedger, checkpoints: CheckpointStore, delta: float, directory: Path) -> None:
+    def __init__(
+        self, *, ledger: PrivacyLedger, checkpoints: CheckpointStore, delta: float, directory: Path | None
+    ) -> None:
         self.checkpoints = checkpoints
         self.gone: dict[str, NDArray[np.bool_]] = {}
         self.executed: tuple[Executed, ...] = ()
@@ -60,7 +63,7 @@ class MainLine:
         self._before: Lineage = ()
         self._begun: Begun | None = None
         self.branch = ORIGINAL
-        standing = read_standing(directory)
+        standing = None if directory is None else read_standing(directory)
         if standing is not None:
             self.executed = standing.executed
             self.gone = dict(standing.gone)
@@ -145,10 +148,11 @@ class MainLine:
             self.executed = tuple(replace(entry, guarantee=entry.if_adaptive) for entry in self.executed)
         self.executed = (*self.executed, executed)
         # From here on the deletion is executed, whatever comes: what follows is done again when it was interrupted.
-        write_standing(
-            self._directory,
-            Standing(executed=self.executed, gone=self.gone, state=state, lineage=self.lineage, kept=kept),
-        )
+        if self._directory is not None:
+            write_standing(
+                self._directory,
+                Standing(executed=self.executed, gone=self.gone, state=state, lineage=self.lineage, kept=kept),
+            )
         self.checkpoints.destroy_after(min(kept, max(self.checkpoints.rounds)))
         for earlier in (*passed, state):
             if earlier.rounds > kept:
@@ -172,8 +176,13 @@ class MainLine:
         """Rounds of training behind the newest state for which none of these clients' units was charged."""
         if not self._touched(clients, self.lineage):
             return self.state.rounds
-        kept = self.checkpoints.rounds
-        return max(rounds for rounds in kept if not self._touched(clients, self.checkpoints.lineage(rounds)))
+        return max(rounds for rounds in self.checkpoints.rounds if not self._knew(clients, rounds))
+
+    def _knew(self, clients: Collection[str], rounds: int) -> bool:
+        try:
+            return self._touched(clients, self.checkpoints.lineage(rounds))
+        except CheckpointError:
+            return True  # nobody can tell any more; whoever needs this checkpoint is told
 
     def _largest(self, clients: Collection[str], lineage: Lineage | None, group_size: int) -> float | None:
         paid: dict[str, Counter[GaussianSumEvent]] = {client: Counter() for client in clients}

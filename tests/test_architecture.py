@@ -43,6 +43,9 @@ COMPOSITION = {
     "parties",
     "costs",
     "main_line",
+    "main_line_file",
+    "founding",
+    "party_directory",
     "branches",
     "federation",
     "evaluation",
@@ -52,7 +55,7 @@ COMPOSITION = {
     "flower",
     "cli",
 }
-CRYPTO_COMPOSERS = {"parties", "federation", "simulation", "flower", "cli"}
+CRYPTO_COMPOSERS = {"parties", "party_directory", "federation", "simulation", "flower", "cli"}
 
 # Third-party packages that only some parts may import.
 ONLY_IN: dict[str, set[str]] = {

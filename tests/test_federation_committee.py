@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 from collections import Counter
 
 import numpy as np
@@ -173,7 +174,12 @@ def test_whoever_has_roster_and_policy_can_check_a_finished_run(tmp_path, scheme
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
         federated.unlearn(REQUESTS[Unit.RECORD], Correction(length=2))
         policy, roster = federated.policy, federated.roster
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+    assert {
+        str(path.relative_to(tmp_path))
+        for path in tmp_path.rglob("*")
+        if path.is_file() and path.relative_to(tmp_path).parts[0] not in ("histories", "checkpoints")
+    } == {
+        "federation.json",
         *("ledger.sqlite", "roster.bin", "policy.toml", "transcript.jsonl", RECORDS[scheme_name]),
         *(f"clients/{name}.sqlite" for name in ("original", "unlearn-finetune", "unlearn-correction")),
     }
@@ -225,7 +231,7 @@ def test_a_directory_in_use_is_refused_and_left_as_it_was(tmp_path):
 
 def test_without_a_directory_nothing_is_left():
     with federation(scheme_name="kahe") as federated:
-        directory = federated._directory
+        directory = Path(federated._scratch.name)
         federated.train()
         assert (directory / "committee.sqlite").is_file()
     assert not directory.exists()

@@ -25,7 +25,6 @@ from secure_fu.errors import (
     AlreadyForgotten,
     ArgumentError,
     CryptoError,
-    HistoryError,
     LedgerError,
     ProtocolError,
     RecordError,
@@ -35,7 +34,7 @@ from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
 from secure_fu.privacy import Unit
 from secure_fu.protocol import verify_transcript
-from secure_fu.unlearning import Correction, FineTune, Retrain, Rollback
+from secure_fu.unlearning import FineTune, Retrain, Rollback
 
 # By place and call: how many rounds the kill leaves charged without a release.
 KILLS = {
@@ -227,11 +226,6 @@ def test_a_method_that_asks_otherwise_than_before_is_refused(directory, monkeypa
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2))
 
 
-def test_methods_that_need_what_clients_remembered_refuse(directory):
-    with opened(directory) as federated, pytest.raises(HistoryError, match="keeps no history"):
-        federated.unlearn(REQUESTS[Unit.RECORD], Correction())
-
-
 def flip(path, at=-1):
     content = bytearray(path.read_bytes())
     content[at] ^= 1
@@ -329,7 +323,7 @@ def test_without_being_asked_to_nothing_writes_keys_or_sums(tmp_path):
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
         federated.delete(REQUESTS[Unit.RECORD], Rollback())
     names = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
-    assert not names & {"identities.bin", "releases", "federation.json"}
+    assert not names & {"identities.bin", "releases", "federation.json", "main_line.json"}
     with pytest.raises(RecordError, match="made resumable"):
         opened(tmp_path)
     with pytest.raises(ArgumentError, match="a directory that outlives the process"):

@@ -221,9 +221,7 @@ def test_bad_requirements_and_requests(make, argument):
 def test_a_checkpoint_that_is_missing_or_corrupt_is_named_and_nothing_is_asked(tmp_path):
     module = mlp(5, (), 3, 0)
     plan = plan_for(module, clients=5, rounds=4, minimum=4, noise_multiplier=40.0)
-    with federation(
-        module=module, clients=silos(5), plan=plan, joins={"silo-4": 2}, directory=tmp_path
-    ) as federated:
+    with federation(module=module, clients=silos(5), plan=plan, joins={"silo-4": 2}, directory=tmp_path) as federated:
         federated.train()
         (path,) = (tmp_path / "checkpoints").glob("*00002.safetensors")
         content = path.read_bytes()

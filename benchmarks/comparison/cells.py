@@ -20,9 +20,9 @@ from comparison.peers import FedEraser, FedRecover, PlaintextServer
 from comparison.shorter import FACTORS, Shorter, shorter_recipe
 from comparison.tasks import SCAN_SEED, Cast, Task, cast_of, tasks
 from secure_fu.config import SimulationConfig
-from secure_fu.errors import CheckpointError, MethodRefused
+from secure_fu.errors import CheckpointError, MethodRefused, SecureFUError
 from secure_fu.federation import Federation
-from secure_fu.learning import FlatModel, accuracy
+from secure_fu.learning import FlatModel, LinearHead, accuracy
 from secure_fu.planning import Plan
 from secure_fu.privacy import Unit
 from secure_fu.protocol import RoundTraffic
@@ -93,7 +93,12 @@ def _prepared(job: Job, request: str) -> tuple[Task, SimulationConfig, Cast, Pla
     task = _task(job)
     config = task.config(job["seed"], request, job.get("scheme", "plain"))
     cast = cast_of(task, config, request, Path(job["data"]) if job["data"] else None)
-    return task, config, cast, plan_of(config, cast.scenario)
+    plan = plan_of(config, cast.scenario)
+    module = cast.scenario.module
+    if isinstance(module, LinearHead):  # nothing may be clamped, or a sum would be no gradient
+        recipe = dataclasses.replace(plan.recipe, saturation=module.coordinate_bound * plan.recipe.nominal_units)
+        plan = dataclasses.replace(plan, recipe=recipe)
+    return task, config, cast, plan
 
 
 def _scan(job: Job) -> dict[str, Any]:
@@ -147,7 +152,7 @@ def _cell(job: Job) -> dict[str, Any]:
         run.add("shorter", shorter)
         for method in methods:
             run.add(method.name, method)
-        lengths = sorted({task.length, *run.lengths})
+        lengths = sorted({task.length, *(length for length in run.lengths if length <= plan.recipe.rounds)})
         run.add_lengths([FineTune(length=length) for length in lengths])
         run.add_lengths([Scratch(length=length) for length in lengths])
         result = run.result()
@@ -187,6 +192,11 @@ class _Cell:
             done = self._federation.unlearn(request, method)
         except (MethodRefused, CheckpointError) as refusal:
             self._rows[row] = {"refused": str(refusal)}
+            return
+        except SecureFUError as error:
+            if isinstance(method, Retrain | Shorter):
+                raise
+            self._rows[row] = {"refused": f"ended in {type(error).__name__}: {error}"}
             return
         seconds = self._clock.lap()
         self._measure(row, done.state)

@@ -11,7 +11,7 @@ from typing import Any
 from comparison.figures import FIGURES, Figure
 from comparison.gathered import BASELINES, Comparison, Result
 from comparison.picture import trade_off
-from comparison.statistics import FAMILY_ERROR, LEVEL, CellFigures, gap_interval, holm, ranking
+from comparison.statistics import FAMILY_ERROR, LEVEL, CellFigures, gap_interval, holm, ranking, worst
 from comparison.tasks import REQUESTS, Task
 from secure_fu.privacy import Interval
 from secure_fu.report.canvas import Picture
@@ -32,7 +32,7 @@ Every row is held against other retrainings of the same seed, which differ by th
   records, above that between two retrainings.
 - *Relearning*: steps of gradient descent on the forgotten records to half the loss that the original has there.
 - *Group*: rows with a letter in common are not told apart by paired tests of the logarithms of the distances, with
-  Holm's correction, at {FAMILY_ERROR:.0%} for the table.
+  Holm's correction, at {100 * FAMILY_ERROR:g} % for the table.
 - *Guarantee*: what is proved of forgetting. `scratch` is exact too, of a weaker model.
 - *Epsilon*: of one unit; see the page on privacy for phase, pair and who asked.
 - Peers keep every client's updates in plaintext. They run without noise, as published, and are held against
@@ -85,9 +85,9 @@ def _request_section(comparison: Comparison) -> list[str]:
     forgotten = [result["forgotten"] for result in comparison.results.values()]
     span = f"{min(forgotten)}" if min(forgotten) == max(forgotten) else f"{min(forgotten)} to {max(forgotten)}"
     lines = [
-        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points or ratios (×), with {LEVEL:.0%} "
-        "intervals of the mean. *Over finetune* and *over scratch*: the distance over that of this baseline in as many "
-        f"rounds; a star where the difference is not noise ({FAMILY_ERROR:.0%} for the table).",
+        f"Seeds {seeds}; {span} records forgotten. Gaps to retraining are in points or ratios (×), with "
+        f"{100 * LEVEL:g} % intervals of the mean. *Over finetune* and *over scratch*: the distance over that of the "
+        f"baseline in as many rounds, a star where this is not noise ({100 * FAMILY_ERROR:g} % for the table).",
         "",
         *_absolute(comparison),
         "",
@@ -132,7 +132,7 @@ _COLUMNS = (
 
 def _gap_table(comparison: Comparison) -> list[str]:
     shown = [name for name in _COLUMNS if any(_has(cell, name) for cell in comparison.cells)]
-    header = ["row", "guarantee", "distance", "group", *(f"over {baseline}" for baseline in BASELINES)]
+    header = ["row", "guarantee", "distance", "worst in", "group", *(f"over {baseline}" for baseline in BASELINES)]
     header += [FIGURES[name].title for name in shown]
     against = _against(comparison)
     groups = {entry.row: entry.groups for entry in comparison.ranked}
@@ -141,6 +141,7 @@ def _gap_table(comparison: Comparison) -> list[str]:
             _NAMES.get(row, f"`{row}`"),
             comparison.kind(row),
             _distance(comparison.distance(row)),
+            FIGURES[worst(comparison.cells, row, comparison.unit)].title,
             groups.get(row, "not in all seeds"),
             *(against.get((row, baseline), "–") for baseline in BASELINES),
             *(_gap_text(gap_interval(comparison.cells, row, name), FIGURES[name]) for name in shown),
@@ -153,6 +154,7 @@ def _gap_table(comparison: Comparison) -> list[str]:
                 f"*{row}, sees every update*",
                 "none",
                 _distance(distance),
+                FIGURES[worst(comparison.peers, row, comparison.unit)].title,
                 "peer",
                 *("–" for _ in BASELINES),
                 *(_gap_text(gap_interval(comparison.peers, row, name), FIGURES[name]) for name in shown),

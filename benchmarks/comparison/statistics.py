@@ -41,6 +41,7 @@ __all__ = [
     "holm",
     "ranking",
     "units",
+    "worst",
 ]
 
 LEVEL = 0.9
@@ -130,6 +131,17 @@ def distances(cell: CellFigures, unit: Mapping[str, float]) -> dict[str, float]:
         gaps = {figure.name: gap(cell, row, figure) for figure in IN_DISTANCE}
         found[row] = max(abs(value) / unit[name] for name, value in gaps.items() if value is not None)
     return found
+
+
+def worst(cells: Sequence[CellFigures], row: str, unit: Mapping[str, float]) -> str:
+    """The figure in which a row is furthest off: the largest mean of |gap| / unit."""
+    away: dict[str, float] = {}
+    for figure in IN_DISTANCE:
+        gaps = [gap(cell, row, figure) for cell in cells if row in cell.rows]
+        known = [abs(value) / unit[figure.name] for value in gaps if value is not None]
+        if known:
+            away[figure.name] = sum(known) / len(known)
+    return max(away, key=away.__getitem__)
 
 
 def gap_interval(cells: Sequence[CellFigures], row: str, figure: str, *, level: float = LEVEL) -> Interval | None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from secure_fu.config import SimulationConfig
 from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.deletion import DeletionBatch, DeletionRequest
-from secure_fu.learning import Records, Trigger
+from secure_fu.learning import LinearHead, Records, Trigger
 from secure_fu.scenario import Scenario, build_scenario
 
 __all__ = ["REQUESTS", "SCAN_SEED", "Cast", "Task", "cast_of", "tasks"]
@@ -59,6 +59,7 @@ class Task:
         relearn_rate: learning rate of relearning.
         peers: run the peers in so many of the seeds.
         trigger_features: of the leaver's records, for data that is no image; empty for the top row of pixels.
+        head: whether the model is a linear head with a public bound for every record, as certified `newton` needs it.
         note: for the page.
     """
 
@@ -76,6 +77,7 @@ class Task:
     relearn_rate: float
     peers: int = 0
     trigger_features: tuple[int, ...] = ()
+    head: bool = False
     note: str = ""
 
     @property
@@ -89,7 +91,7 @@ class Task:
 
     def config(self, seed: int, request: str = "client", scheme: str = "plain") -> SimulationConfig:
         """The configuration of a cell. The deletion is set up by :func:`cast_of`."""
-        config = with_overrides(load_preset(self.preset), list(self.overrides))
+        config = with_overrides(load_preset(self.preset), ["deletion.joined_at=0", *self.overrides])
         joined = round(_LATE * config.training.rounds) if request == "client-late" else 0
         own = ["deletion.backdoor=false", "deletion.scope=client", f"deletion.joined_at={joined}", f"seed={seed}"]
         # Sums of few bits are for `kahe` alone.
@@ -130,6 +132,9 @@ class Cast:
 def cast_of(task: Task, config: SimulationConfig, request: str, data: Path | None) -> Cast:
     """Build a cell's cast; all of it follows from the seed."""
     scenario = build_scenario(config, data_dir=data)
+    if task.head:
+        head = LinearHead(None, inputs=scenario.test.width, classes=scenario.classes)
+        scenario = dataclasses.replace(scenario, module=head)
     clients = dict(scenario.clients)
     asked = _request(clients, request, config.seed)
     marks = asked.identify_all(clients)
@@ -212,6 +217,26 @@ _TASKS = (
         peers=10,
     ),
     Task(
+        name="digits/head",
+        title="Digits, convex head with an L2 term, ten silos",
+        preset="digits-silos",
+        overrides=(
+            "model.kind=logistic",
+            "training.weight_decay=0.001",
+            "training.sampling_rate=1.0",
+            "training.clip_norm=1.41422",
+            "training.learning_rate=3.0",
+            "training.momentum=0.0",
+            "training.rounds=40",
+        ),
+        requests=("records-1",),
+        seeds=10,
+        shorter=(5, 10, 20, 30),
+        relearn_rate=0.5,
+        head=True,
+        note="The recipe that certified `newton` needs: all records in every round, no gradient clipped.",
+    ),
+    Task(
         name="digits/cnn",
         title="Digits, small CNN, ten silos",
         preset="digits-silos",
@@ -250,6 +275,12 @@ _TASKS = (
         scan_seeds=2,
         shorter=(4, 6, 8, 10, 12),
         length=5,
+        settings={
+            "ascent": {"length": 3, "recovery": 2},
+            "eraser": {"interval": 3},
+            "fisher": {"measurements": 2, "recovery": 3},
+            "negation": {"length": 5},
+        },
         relearn_rate=0.02,
         peers=2,
         note="The encrypted seed sums on the rotated grid, in 16 bits; the plain ones on the fine grid. Both round "

@@ -182,7 +182,10 @@ class DeletionBatch:
 
     def identify(self, client: str, records: Records) -> NDArray[np.bool_]:
         """What any of the requests covers, at one client; see :meth:`DeletionRequest.identify`."""
-        return np.logical_or.reduce([request.identify(client, records) for request in self.requests])
+        marks: NDArray[np.bool_] = np.logical_or.reduce(
+            [request.identify(client, records) for request in self.requests]
+        )
+        return marks
 
     def identify_all(self, clients: Mapping[str, Records]) -> dict[str, NDArray[np.bool_]]:
         """Marks for every client of a simulation; see :meth:`DeletionRequest.identify_all`."""

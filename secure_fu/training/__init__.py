@@ -8,7 +8,7 @@ from secure_fu.training.history import ClientHistory, HistoryEntry
 from secure_fu.training.local_updates import StackedUpdates, single_update
 from secure_fu.training.model_archive import ModelArchive
 from secure_fu.training.recipe import Recipe, TrainingState
-from secure_fu.training.silo import Silo, check_whole_units
+from secure_fu.training.silo import Silo, check_size, check_whole_units
 from secure_fu.training.tasks import TrainingTask, clipped_gradients, sample_units, training_task
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "StackedUpdates",
     "TrainingState",
     "TrainingTask",
+    "check_size",
     "check_whole_units",
     "clipped_gradients",
     "no_observer",

@@ -69,6 +69,7 @@ class CheckpointStore:
         self._dimension = start.dimension
         self._every = every
         self._limit = limit
+        self._lineages: dict[int, Lineage] = {}  # known still where a file has become unreadable since
         try:
             directory.mkdir(parents=True, exist_ok=True)
             known = (directory / _GRID).exists()
@@ -172,7 +173,9 @@ class CheckpointStore:
         Raises:
             CheckpointError: as :meth:`load`.
         """
-        return self._read(rounds)[1]
+        if rounds not in self._lineages:
+            self._lineages[rounds] = self._read(rounds)[1]
+        return self._lineages[rounds]
 
     def destroy_after(self, rounds: int) -> None:
         """Destroy every state of more than `rounds` rounds, the newest first; they are gone on return.
@@ -197,12 +200,14 @@ class CheckpointStore:
                     f"{self._path(rounds)} cannot be destroyed: {error}; destroy it by hand and open the store again"
                 ) from error
             self._rounds.remove(rounds)
+            self._lineages.pop(rounds, None)
 
     def _path(self, rounds: int) -> Path:
         return self._directory / f"rounds-{rounds:08}.safetensors"
 
     def _write(self, state: TrainingState, lineage: Lineage) -> None:
         write_whole(self._path(state.rounds), pack_state(state, lineage))
+        self._lineages[state.rounds] = lineage
         self._rounds = sorted({*self._rounds, state.rounds})
 
     def _read(self, rounds: int) -> tuple[TrainingState, Lineage]:

@@ -16,7 +16,7 @@ from secure_fu.training.history import ClientHistory, HistoryEntry
 from secure_fu.training.local_updates import StackedUpdates
 from secure_fu.training.model_archive import ModelArchive
 
-__all__ = ["Silo", "check_whole_units"]
+__all__ = ["Silo", "check_size", "check_whole_units"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,12 +90,7 @@ class Silo:
             ArgumentError: it has no records, or more than the float64 error in the sensitivity allows for.
             HistoryError: the folder holds a history that is damaged or does not fit, or cannot be used.
         """
-        if len(records) == 0:
-            raise ArgumentError(f"records of client {name!r}", "0 records", "at least one record")
-        if len(records) > MAX_SUMMED_VECTORS:
-            raise ArgumentError(
-                f"records of client {name!r}", f"{len(records)} records", f"at most {MAX_SUMMED_VECTORS}"
-            )
+        check_size(name, records)
         history = None
         if keeps_history:
             history = ClientHistory(records=len(records), dimension=model.dimension, folder=folder, archive=archive)
@@ -218,6 +213,13 @@ def _erase(history: ClientHistory, places: NDArray[np.int64], forgotten: NDArray
     marks = np.zeros(history.records, dtype=np.bool_)
     marks[places[forgotten]] = True
     history.erase(marks)
+
+
+def check_size(client: str, records: Records) -> None:
+    """Raise ArgumentError for no records, or more than the float64 error in the sensitivity allows for."""
+    if not 1 <= len(records) <= MAX_SUMMED_VECTORS:
+        expected = "at least one record" if len(records) == 0 else f"at most {MAX_SUMMED_VECTORS}"
+        raise ArgumentError(f"records of client {client!r}", f"{len(records)} records", expected)
 
 
 def check_whole_units(records: Records, forgotten: NDArray[np.bool_], unit: Unit) -> None:

@@ -114,7 +114,7 @@ def method_from_settings(name: str, settings: Mapping[str, object]) -> Unlearnin
 def _setting(place: str, kind: type, value: object) -> object:
     """A value of a configuration file as the setting's own type: a word of an enumeration, yes or no, a number."""
     if issubclass(kind, StrEnum):
-        if value not in list(kind):
+        if not isinstance(value, str) or value not in list(kind):
             raise ConfigError(place, value, f"one of {', '.join(kind)}")
         return kind(value)
     if kind is bool:

@@ -13,7 +13,15 @@ from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import RoundTerms, SecureSums
 from secure_fu.protocol.sums import RandomStream
-from secure_fu.training import OnRound, Recipe, Silo, TrainingState, TrainingTask, no_observer, sample_units
+from secure_fu.training import (
+    OnRound,
+    Recipe,
+    Silo,
+    TrainingState,
+    TrainingTask,
+    no_observer,
+    sample_units,
+)
 from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
@@ -42,11 +50,13 @@ class JointTask(ABC):
         """See :class:`~secure_fu.protocol.LocalTask`.
 
         Raises:
-            ArgumentError: a rate that the unit cannot have.
+            ArgumentError: a rate that the unit cannot have, or a model of another length.
             DataError: no group column for the group unit.
         """
         silo = self._silo
         check_client_rates(terms)
+        if model.shape != (silo.model.dimension,):
+            raise ArgumentError("model", f"of shape {model.shape}", f"shape ({silo.model.dimension},)")
         if terms.unit is Unit.CLIENT:
             if not silo.leaves:
                 return self._retained.contribution(model, terms, stream)

@@ -256,7 +256,11 @@ class _Run:
 
     def run(self, sums: SecureSums, on_round: OnRound) -> Outcome:
         state = self.method.start_state(self.deletion)
-        hessian = self._hessian(sums, state) if self.whole else None
+        hessian = None
+        if self.whole:
+            released = self._ask(sums, NewtonSum.HESSIAN, state.model)
+            hessian = symmetric_of(released.values * self._scale(NewtonSum.HESSIAN), state.model.dimension)
+            on_round(_after(state, released))
         averaged = 0
         for _ in range(self.method.steps):
             released, mean = self._gradient(sums, state)
@@ -266,7 +270,8 @@ class _Run:
             if hessian is not None:
                 found = solve_damped(hessian, self.damping, mean)
             else:
-                found = self._solve_by_products(sums, state, mean)
+                on_round(_after(state, released))
+                released, found = self._solve_by_products(sums, state, mean, on_round)
             state = self._moved(state, released, found / averaged)
             on_round(state)
         noise = self.noise
@@ -277,7 +282,7 @@ class _Run:
         shift = self.bound.distance(released, model)
         guarantee = noise.certificate(shift, *self._words(noise, shift, len(released.participants)))
         published = noised(model, sigma=noise.sigma, step=noise.step, stream=_SystemWords())
-        state = replace(state, model=state.model.derived(published, released), last_round=released.round_number)
+        state = replace(_after(state, released), model=state.model.derived(published, released))
         on_round(state)
         return Outcome(state=state, guarantee=guarantee)
 
@@ -310,38 +315,38 @@ class _Run:
         decay = self.deletion.recipe.weight_decay
         return released, released.values / self._divisor + decay * state.model.vector.astype(np.float64)
 
-    def _hessian(self, sums: SecureSums, state: TrainingState) -> NDArray[np.float64]:
-        released = self._ask(sums, NewtonSum.HESSIAN, state.model)
-        return symmetric_of(released.values * self._scale(NewtonSum.HESSIAN), state.model.dimension)
-
     def _scale(self, kind: NewtonSum) -> float:
         """Takes a sum of second derivatives to their mean; undoes how clients scaled them to the clip norm."""
         clip = self._rounds(kind, 1).clip_norm
         return second_bound(self.head, clip) / clip / self._divisor
 
     def _solve_by_products(
-        self, sums: SecureSums, state: TrainingState, right: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        own = state.model.vector
+        self, sums: SecureSums, state: TrainingState, right: NDArray[np.float64], on_round: OnRound
+    ) -> tuple[ReleasedSum, NDArray[np.float64]]:
+        """The last of the sums, and the step that follows from them; observes all sums but that one."""
+        asked: list[ReleasedSum] = []
 
         def product(direction: NDArray[np.float64]) -> NDArray[np.float64]:
+            if asked:
+                on_round(_after(state, asked[-1]))
             # Of length 1, so that the bound of a record's product, and with it the noise, is known beforehand.
             length = float(np.linalg.norm(direction))
             if length == 0.0 or not math.isfinite(length):
                 raise NonFiniteError("a direction of Newton's step is zero or not finite; expected more damping")
-            sent = np.concatenate([own, (direction / length).astype(np.float32)])
-            released = self._ask(sums, NewtonSum.PRODUCT, ReleasedModel(sent))
-            return length * released.values * self._scale(NewtonSum.PRODUCT) + self.damping * direction
+            sent = np.concatenate([state.model.vector, (direction / length).astype(np.float32)])
+            asked.append(self._ask(sums, NewtonSum.PRODUCT, ReleasedModel(sent)))
+            return length * asked[-1].values * self._scale(NewtonSum.PRODUCT) + self.damping * direction
 
         # A record's curvature is at most the bound of its product; nominal_units bounds how many there are.
         clip = self._rounds(NewtonSum.PRODUCT, 1).clip_norm
-        return chebyshev(
+        found = chebyshev(
             product,
             right,
             lowest=self.damping,
             highest=self.damping + second_bound(self.head, clip),
             products=self.method.products,
         )
+        return asked[-1], found
 
     def _moved(self, state: TrainingState, released: ReleasedSum, step: NDArray[np.float64]) -> TrainingState:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -349,7 +354,11 @@ class _Run:
             finite = bool(np.isfinite(moved.astype(np.float32)).all())
         if not finite:
             raise NonFiniteError("the model left the finite numbers in a Newton step; expected more damping")
-        return replace(state, model=state.model.derived(moved, released), last_round=released.round_number)
+        return replace(_after(state, released), model=state.model.derived(moved, released))
+
+
+def _after(state: TrainingState, released: ReleasedSum) -> TrainingState:
+    return replace(state, last_round=released.round_number)
 
 
 class _SystemWords:

@@ -14,6 +14,7 @@ from secure_fu.privacy import Unit
 from secure_fu.protocol import RoundTerms
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import Silo, clipped_gradients, sample_units
+from secure_fu.training.tasks import check_client_rates
 
 __all__ = ["NewtonSum", "NewtonTask", "second_bound"]
 
@@ -52,9 +53,10 @@ class NewtonTask:
             DataError: no group column for the group unit.
         """
         silo, dimension = self._silo, self._silo.model.dimension
+        check_client_rates(terms)
         if terms.unit is Unit.CLIENT:
             raise ArgumentError("unit", terms.unit.value, "the record or group unit")
-        kind = terms.settings.get("sum")
+        kind = terms.settings.get("sum", NewtonSum.GRADIENT)
         if kind not in set(NewtonSum):
             raise ArgumentError("settings['sum']", kind, f"one of {', '.join(NewtonSum)}")
         sent = 2 * dimension if kind == NewtonSum.PRODUCT else dimension

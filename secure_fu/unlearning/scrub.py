@@ -106,7 +106,7 @@ class Scrub(JointRounds):
         ArgumentError: a setting is out of its domain.
     """
 
-    rate_factor: float = 1.4
+    rate_factor: float = 1.5
     forgotten_factor: float = 1.0
     sharpness: float = 10.0
 

@@ -223,5 +223,5 @@ def test_seeds_for_settings_are_not_those_of_the_figures(tmp_path):
 def test_numbers_of_seeds_are_those_that_were_promised():
     for entry in tasks(quick=False):
         assert entry.seeds >= (5 if entry.needs_data else 10)
-    assert {"mlp", "logistic", "cnn"} == {entry.name.split("/")[1] for entry in tasks(quick=False)}
+    assert {"mlp", "logistic", "head", "cnn"} == {entry.name.split("/")[1] for entry in tasks(quick=False)}
     assert not math.isnan(sum(entry.relearn_rate for entry in tasks(quick=True)))

@@ -8,7 +8,18 @@ import math
 import numpy as np
 import pytest
 from comparison.figures import FIGURES
-from comparison.statistics import CellFigures, distances, gap, gap_interval, geometric_interval, holm, ranking, units
+from comparison.statistics import (
+    CellFigures,
+    compared,
+    distances,
+    gap,
+    gap_interval,
+    geometric_interval,
+    holm,
+    ranking,
+    units,
+    worst,
+)
 
 SPREAD = 0.02
 
@@ -75,6 +86,7 @@ def test_a_distance_is_the_worst_figure():
         expected = abs(gap(cell, "far", FIGURES["test_accuracy"])) / unit["test_accuracy"]
         assert distances(cell, unit)["far"] == pytest.approx(expected)
     assert all(distances(cell, unit)["retrained"] < 5.0 for cell in cells)
+    assert worst(cells, "far", unit) == "test_accuracy"
 
 
 def test_retraining_is_about_two_units_from_retraining():
@@ -141,6 +153,15 @@ def test_a_row_between_two_groups_has_both_letters():
 def test_one_cell_ranks_and_tells_nothing_apart():
     found = ranking([{"near": 1.0, "far": 50.0}])
     assert [(entry.row, entry.groups) for entry in found] == [("near", "a"), ("far", "a")]
+
+
+def test_comparing_two_rows_is_paired():
+    found = compared([(1.0, 2.0), (10.0, 22.0), (100.0, 190.0), (5.0, 10.0)])
+    assert found.ratio == pytest.approx((0.5 * (10 / 22) * (100 / 190) * 0.5) ** 0.25)
+    assert found.p < 0.01
+    assert compared([(1.0, 2.0), (10.0, 2.0), (3.0, 3.0)]).p > 0.2
+    assert compared([]) is None
+    assert compared([(1.0, 50.0)]).p == 1.0
 
 
 def test_holm_is_stepwise():

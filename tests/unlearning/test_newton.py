@@ -39,7 +39,8 @@ def first_state(method, sums, case):
     seen = []
     with contextlib.suppress(GuaranteeError):
         method.run(sums, case, seen.append)
-    return seen[0].model.vector.astype(np.float64)
+    moved = next(state.model for state in seen if state.model is not case.original.model)
+    return moved.vector.astype(np.float64)
 
 
 # Where it arrives

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import pytest
-from unlearning_cast import CLIP, MODEL, Words, records, silo, terms, weights
+import unlearning_cast
+from unlearning_cast import CLIP, MODEL, Words, records, silo, weights
 
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Unit
+from secure_fu.protocol import ReleasedModel
 from secure_fu.training import StackedUpdates, TrainingTask
 from secure_fu.unlearning import METHODS
 
 ALL = pytest.mark.parametrize("method", METHODS)
-JOINT = {"scrub", "correction"}
+FOR_CLIENTS = pytest.mark.parametrize("method", sorted(set(METHODS) - {"newton"}))
+JOINT = {"scrub", "correction", "ascent"}
 GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 PARTS = {"stays": np.zeros(12, dtype=bool), "forgets a part": np.isin(GROUPS, ["a", "d"]), "leaves": np.ones(12, bool)}
+# What the headers of some methods say beside: the sum that is meant, the old model.
+SETTINGS = {"sum": "gradient", "old_model": ReleasedModel.public(weights(0)).digest.hex(), "ratio_limit": 2.0}
+terms = functools.partial(unlearning_cast.terms, settings=SETTINGS)
 HUGE = np.full(MODEL.dimension, 3e38, dtype=np.float32)
 
 
@@ -32,7 +39,7 @@ def task_of(method, part, unit=Unit.CLIENT, stacked=False):
     return task
 
 
-@ALL
+@FOR_CLIENTS
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("stacked", [False, True])
 def test_a_client_as_a_unit_is_bounded_by_each_rounds_clip_norm(method, part, stacked):
@@ -51,6 +58,8 @@ def test_a_client_as_a_unit_is_bounded_by_each_rounds_clip_norm(method, part, st
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(("retained", "forgotten"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
 def test_units_enter_at_their_own_rate_and_none_at_zero(method, unit, part, retained, forgotten):
+    if (method, unit) == ("newton", Unit.CLIENT):
+        pytest.skip("it refuses the client unit")
     task = task_of(method, part, unit)
     found = task.contribution(weights(70), terms(unit, retained=retained, forgotten=forgotten), Words())
     stays = part == "stays" or (part == "forgets a part")
@@ -58,7 +67,7 @@ def test_units_enter_at_their_own_rate_and_none_at_zero(method, unit, part, reta
     assert found.any() == ((stays and retained > 0.0) or (method in JOINT and forgets and forgotten > 0.0))
 
 
-@ALL
+@FOR_CLIENTS
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("rates", [(0.5, 1.0), (1.0, 0.5), (0.0, float("nan")), (1.0, -1.0), (1.0, 2.0)])
 def test_a_client_as_a_unit_is_in_or_out_and_what_it_forgets_does_not_show(method, part, rates):

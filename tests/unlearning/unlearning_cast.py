@@ -48,7 +48,7 @@ def silo(own=None, forgotten=None, name="silo", **arguments):
     return made if forgotten is None else made.forgetting(np.asarray(forgotten, dtype=bool))
 
 
-def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, number=0, length=None):
+def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, number=0, length=None, settings=None):
     return RoundTerms(
         purpose="unlearn/test",
         round_number=number,
@@ -56,7 +56,7 @@ def terms(unit=Unit.RECORD, *, retained=1.0, forgotten=1.0, clip_norm=CLIP, numb
         clip_norm=clip_norm,
         retained_rate=retained,
         forgotten_rate=forgotten,
-        settings=LOCAL,
+        settings=LOCAL | (settings or {}),
         length=MODEL.dimension if length is None else length,
     )
 
