@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from secure_fu import DeletionRequest, Federation, Records, Retrain, Rollback, Scrub, Unit, make_plan
-from secure_fu.deletion import DeletionBatch
+from secure_fu import DeletionBatch, DeletionRequest, Federation, Records, Retrain, Rollback, Scrub, Unit, make_plan
 from secure_fu.errors import GuaranteeError
 from secure_fu.learning import digits, iid, logistic
 from secure_fu.privacy import EpsilonFigure

@@ -10,10 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from secure_fu import DeletionRequest, Federation, Records, Retrain, Rollback, make_plan
+from secure_fu import DeletionRequest, Exact, Federation, Records, Requirement, Retrain, Rollback, make_plan
 from secure_fu.learning import breast_cancer, iid, logistic
 from secure_fu.privacy import EpsilonFigure
-from secure_fu.unlearning import Exact, Requirement
 
 HOSPITALS, LEAVER = 6, "hospital-6"
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secure_fu.audit import MembershipAudit, membership_audit
-    from secure_fu.costs import Cost
     from secure_fu.crypto import CommitteeTerms
     from secure_fu.deletion import DeletionBatch, DeletionRequest
     from secure_fu.errors import SecureFUError
-    from secure_fu.federation import Federation, Unlearned
+    from secure_fu.federation import Cost, Federation, Unlearned
     from secure_fu.learning import LinearHead, Records
     from secure_fu.planning import Plan, make_plan
     from secure_fu.privacy import Unit
@@ -82,10 +81,9 @@ __all__ = [
 _HOMES = {
     "audit": ("MembershipAudit", "membership_audit"),
     "crypto": ("CommitteeTerms",),
-    "costs": ("Cost",),
     "deletion": ("DeletionBatch", "DeletionRequest"),
     "errors": ("SecureFUError",),
-    "federation": ("Federation", "Unlearned"),
+    "federation": ("Cost", "Federation", "Unlearned"),
     "learning": ("LinearHead", "Records"),
     "planning": ("Plan", "make_plan"),
     "privacy": ("Unit",),

@@ -40,13 +40,6 @@ COMPOSITION = {
     "config_file",
     "scenario",
     "planning",
-    "parties",
-    "costs",
-    "main_line",
-    "main_line_file",
-    "founding",
-    "party_directory",
-    "branches",
     "federation",
     "evaluation",
     "results",
@@ -55,7 +48,7 @@ COMPOSITION = {
     "flower",
     "cli",
 }
-CRYPTO_COMPOSERS = {"parties", "party_directory", "federation", "simulation", "flower", "cli"}
+CRYPTO_COMPOSERS = {"federation", "simulation", "flower", "cli"}
 
 # Third-party packages that only some parts may import.
 ONLY_IN: dict[str, set[str]] = {

@@ -15,7 +15,7 @@ from secure_fu.config import SimulationConfig
 from secure_fu.config_file import from_dict, load_config, load_preset, preset_names, to_toml, with_overrides
 from secure_fu.crypto import CommitteeTerms
 from secure_fu.errors import ArgumentError, ConfigError
-from secure_fu.parties import DEFAULT_COMMITTEE
+from secure_fu.federation import DEFAULT_COMMITTEE
 
 MINIMAL: dict[str, Any] = {"name": "small", "data": {"source": "digits"}}
 

@@ -421,7 +421,7 @@ def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
     assert {path.name for path in tmp_path.iterdir()} == {
         *("ledger.sqlite", "key_holder.sqlite", "transcript.jsonl", "roster.bin", "policy.toml", "clients"),
-        *("checkpoints", "histories", "federation.json"),
+        *("checkpoints", "histories"),
     }
     assert {path.name for path in (tmp_path / "clients").iterdir()} == {"original.sqlite", "unlearn-finetune.sqlite"}
     lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from pathlib import Path
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from small_federations import REQUESTS, federation, plan_for, silos
 
 from secure_fu.crypto import CommitteeTerms, InsecureDeterministicRandomness, Role, Roster
 from secure_fu.errors import ArgumentError, CohortTooSmall, RoundAborted, SecureFUError, TranscriptError
+from secure_fu.federation import DEFAULT_COMMITTEE
 from secure_fu.learning import mlp
-from secure_fu.parties import DEFAULT_COMMITTEE
 from secure_fu.privacy import EventStatus, GaussianSumEvent, Phase, Unit, renyi_epsilon
 from secure_fu.privacy.accounting import ORDERS, rdp
 from secure_fu.protocol import ClientRecord, GridKind, RoundTerms, read_policy, verify_transcript
@@ -179,7 +179,6 @@ def test_whoever_has_roster_and_policy_can_check_a_finished_run(tmp_path, scheme
         for path in tmp_path.rglob("*")
         if path.is_file() and path.relative_to(tmp_path).parts[0] not in ("histories", "checkpoints")
     } == {
-        "federation.json",
         *("ledger.sqlite", "roster.bin", "policy.toml", "transcript.jsonl", RECORDS[scheme_name]),
         *(f"clients/{name}.sqlite" for name in ("original", "unlearn-finetune", "unlearn-correction")),
     }

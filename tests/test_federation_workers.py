@@ -40,7 +40,7 @@ def test_a_directory_in_use_starts_no_workers(tmp_path: Path, monkeypatch: pytes
     plan = make_plan(module, clients=3, nominal_units=len(data), minimum_cohort=3, rounds=1)
     Federation(module, clients, plan=plan, scheme_name="plain", directory=tmp_path).close()
     started = []
-    monkeypatch.setattr("secure_fu.parties.EncryptionPool", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr("secure_fu.federation.parties.EncryptionPool", lambda *arguments: started.append(arguments))
     with pytest.raises(LedgerError, match="exists"):
         Federation(module, clients, plan=plan, scheme_name="bfv", directory=tmp_path, encryption_processes=2)
     assert started == []

@@ -304,7 +304,9 @@ def test_a_directory_has_one_process(directory):
 
 
 def test_no_second_federation_is_made_where_setting_up_was_interrupted(tmp_path, monkeypatch):
-    monkeypatch.setattr("secure_fu.party_directory.write_founding", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    monkeypatch.setattr(
+        "secure_fu.federation.party_directory.write_founding", lambda *_: (_ for _ in ()).throw(OSError("killed"))
+    )
     with pytest.raises(OSError, match="killed"):
         made(tmp_path)
     monkeypatch.undo()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from machines import Tape
-
 from small_federations import digests_of_checkpoints
 
 from secure_fu.crypto import InsecureDeterministicRandomness
@@ -184,7 +183,7 @@ def test_the_same_seed_gives_the_same_models_and_another_one_does_not():
         with federation(InsecureDeterministicRandomness(seed), scheme_name="plain") as federated:
             federated.train()
             unlearned = federated.unlearn(DeletionRequest.whole_client("silo-0"), FineTune(length=1))
-            return digests_of_checkpoints(federated) + [unlearned.state.model.digest]
+            return [*digests_of_checkpoints(federated), unlearned.state.model.digest]
 
     assert models(5) == models(5)
     assert all(one != two for one, two in zip(models(5)[1:], models(6)[1:], strict=True))

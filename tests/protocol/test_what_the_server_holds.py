@@ -14,7 +14,7 @@ import torch
 from machines import Tape, header_of, make_machines
 from memory_walk import find, needles, reachable
 
-import secure_fu.parties
+import secure_fu.federation.parties
 from secure_fu.crypto import Identity, OpeningKey, OsRandomness, SecureStream
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
@@ -275,8 +275,8 @@ class Watch:
         self.found = []
         self.looks = 0
         self.wanted = {}
-        monkeypatch.setattr(secure_fu.parties, "InProcessSums", self._sums)
-        monkeypatch.setattr(secure_fu.parties, "Client", self._client)
+        monkeypatch.setattr(secure_fu.federation.parties, "InProcessSums", self._sums)
+        monkeypatch.setattr(secure_fu.federation.parties, "Client", self._client)
 
     def _sums(self, *, opening, **arguments):
         watched = KeyHolderOpening(_WatchedServer(opening.server, self), opening._key_holder)

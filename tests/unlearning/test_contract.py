@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from small_federations import REQUESTS, federation, plan_for
 
-from secure_fu.costs import predicted_events
 from secure_fu.deletion import DeletionBatch, DeletionRequest
 from secure_fu.errors import MethodRefused
+from secure_fu.federation.costs import predicted_events
 from secure_fu.learning import mlp
 from secure_fu.privacy import Subject, Unit
 from secure_fu.protocol import SecureSums

@@ -16,7 +16,7 @@ from secure_fu.crypto import (
     scheme,
 )
 from secure_fu.errors import ArgumentError
-from secure_fu.party_directory import PartyDirectory
+from secure_fu.federation.party_directory import PartyDirectory
 from secure_fu.planning import Plan
 from secure_fu.protocol import (
     Client,
@@ -65,8 +65,8 @@ class Parties:
     Formal guarantees:
         With `new=False` the parties go on after their process ended in whatever way: with the same keys, run ids,
         budgets and records. What was released is released and charged once; a round that was under way stays charged,
-        and no round number is used twice. See :class:`~secure_fu.party_directory.PartyDirectory`, also for what is not
-        guaranteed.
+        and no round number is used twice. :class:`~secure_fu.federation.party_directory.PartyDirectory` says what is
+        not guaranteed.
 
     Args:
         clients: names.

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
-from secure_fu.branches import Branches, Marks, Request, Unlearned, present_training
-from secure_fu.costs import Cost
 from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
-from secure_fu.errors import ArgumentError, DataError
-from secure_fu.founding import FOUNDING, read_founding
+from secure_fu.errors import ArgumentError
+from secure_fu.federation.branches import Branches, Marks, Request, Unlearned, present_training
+from secure_fu.federation.costs import Cost
+from secure_fu.federation.fitting import check_fits
+from secure_fu.federation.founding import FOUNDING, read_founding
+from secure_fu.federation.main_line import ORIGINAL, Executed, MainLine
+from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
-from secure_fu.main_line import ORIGINAL, Executed, MainLine
-from secure_fu.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
 from secure_fu.protocol import InProcessSums, ReleasedModel, RoundTraffic, SecureSums, read_policy
@@ -117,7 +117,7 @@ class Federation:
             )
         for name, records in clients.items():
             check_size(name, records)
-            _check_fits(module, name, records)
+            check_fits(module, name, records)
         gradients = PerRecordGradients(self.model)
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._records = dict(sorted(clients.items()))
@@ -429,29 +429,3 @@ def _facts(model: FlatModel, joins: Mapping[str, int], methods: Iterable[Unlearn
         "joins": json.dumps(dict(sorted(joins.items()))),
         "methods": "; ".join(sorted(repr(method) for method in methods)),
     }
-
-
-def _check_fits(module: nn.Module, client: str, records: Records) -> None:
-    """Refuse, before anything travels, data that the module cannot take: inside a round it would count as zero.
-
-    Raises:
-        DataError: names the client, and shapes or numbers of classes.
-    """
-    if len(records) == 0:
-        return
-    parameter = next(module.parameters())
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            logits = module(records.features[:1].to(parameter.dtype))
-    except RuntimeError as error:  # torch's own: it names shapes and dtypes, no values
-        raise DataError(f"records of client {client!r} have features of shape {records.shape}; {error}") from None
-    finally:
-        module.train(was_training)
-    largest = int(records.labels.max())
-    if logits.ndim != 2 or largest >= logits.shape[1]:
-        raise DataError(
-            f"records of client {client!r} have labels up to {largest}; the module gives outputs of shape "
-            f"{tuple(logits.shape)} for one record"
-        )

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.costs import Cost, predicted_epsilon
 from secure_fu.deletion import DeletionBatch, DeletionRequest
 from secure_fu.errors import AlreadyForgotten, ArgumentError, ProtocolError
+from secure_fu.federation.costs import Cost, predicted_epsilon
+from secure_fu.federation.main_line import Executed, MainLine
+from secure_fu.federation.parties import Parties
 from secure_fu.learning import FlatModel, Records
-from secure_fu.main_line import Executed, MainLine
-from secure_fu.parties import Parties
 from secure_fu.planning import Plan
 from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clients, confidentiality
 from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript

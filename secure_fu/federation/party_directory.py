@@ -11,7 +11,7 @@ from pathlib import Path
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.errors import ArgumentError, LedgerError, RecordError
-from secure_fu.founding import FOUNDING, Founding, read_founding, write_founding
+from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
 from secure_fu.planning import Plan
 from secure_fu.privacy import EventStatus, PrivacyLedger
 from secure_fu.protocol import (

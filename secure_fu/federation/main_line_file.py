@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from secure_fu.deletion import DeletionBatch, DeletionRequest
 from secure_fu.errors import ArgumentError, RecordError
-from secure_fu.founding import from_plain, to_plain
+from secure_fu.federation.founding import from_plain, to_plain
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
 from secure_fu.training import Lineage, TrainingState
 from secure_fu.training.checkpoints import pack_state, read_state

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import CheckpointError, ProtocolError
-from secure_fu.main_line_file import Executed, Standing, read_standing, write_standing
+from secure_fu.federation.main_line_file import Executed, Standing, read_standing, write_standing
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
 from secure_fu.protocol import InProcessSums, Transcript
 from secure_fu.training import CheckpointStore, Lineage, TrainingState

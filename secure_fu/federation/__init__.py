@@ -1,0 +1,11 @@
+"""The library's front door: a federation in one process, its parties, and the line of models that it goes along."""
+
+from __future__ import annotations
+
+from secure_fu.federation.branches import Unlearned
+from secure_fu.federation.costs import Cost
+from secure_fu.federation.federation import Federation
+from secure_fu.federation.main_line import ORIGINAL, Executed
+from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE
+
+__all__ = ["DEFAULT_COMMITTEE", "KAHE", "ORIGINAL", "Cost", "Executed", "Federation", "Unlearned"]
