@@ -16,7 +16,6 @@ from torch import nn
 
 from secure_fu import DeletionRequest, Federation, FineTune, Records, Retrain, Scrub, UnlearningMethod, make_plan
 from secure_fu.learning import iid, logistic, split_records
-from secure_fu.privacy import EpsilonFigure
 
 TOPICS, BANNED = ("specialnames", "compound", "string-methods", "debugger"), "debugger"
 SERVERS, WORDS = 5, 128  # so many columns for the words, by a fixed hash: a vocabulary counted from posts would leak
@@ -34,11 +33,6 @@ def accuracy(module: nn.Module, records: Records) -> float:
     """Share of records that the module labels right."""
     with torch.no_grad():
         return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
-
-
-def shown(figure: EpsilonFigure) -> str:
-    """An epsilon in words; None means that nothing finite can be shown."""
-    return "no bound" if figure.value is None else f"epsilon {figure.value:.2f}"
 
 
 def main() -> None:
@@ -79,9 +73,9 @@ def main() -> None:
 
         hidden = outcome.confidentiality
         print("\nWhat somebody who sees every sum can tell of one banned post, after scrub, at most:")
-        print(f"phase     {shown(hidden.phase)} (its content, from the rounds of the deletion)")
-        print(f"pair      {shown(hidden.pair)} (whether it ever was there, from everything before and after)")
-        print(f"who asked {shown(hidden.who_asked)} (whether it was deleted or stayed)")
+        print(f"phase     {hidden.phase.describe()} (its content, from the rounds of the deletion)")
+        print(f"pair      {hidden.pair.describe()} (whether it ever was there, from everything before and after)")
+        print(f"who asked {hidden.who_asked.describe()} (whether it was deleted or stayed)")
 
 
 if __name__ == "__main__":

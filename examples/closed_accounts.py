@@ -13,7 +13,6 @@ from torch import nn
 from secure_fu import DeletionBatch, DeletionRequest, Federation, Records, Retrain, Rollback, Scrub, Unit, make_plan
 from secure_fu.errors import GuaranteeError
 from secure_fu.learning import digits, iid, logistic
-from secure_fu.privacy import EpsilonFigure
 from secure_fu.unlearning import Certified, Requirement
 
 BANKS, DIGITS = 5, 2  # banks, and digits of one account
@@ -29,11 +28,6 @@ def accuracy(module: nn.Module, records: Records) -> float:
     """Share of records that the module labels right."""
     with torch.no_grad():
         return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
-
-
-def shown(figure: EpsilonFigure) -> str:
-    """An epsilon in words; None means that nothing finite can be shown."""
-    return "no bound" if figure.value is None else f"epsilon {figure.value:.2f}"
 
 
 def main() -> None:
@@ -89,9 +83,9 @@ def main() -> None:
         print(f"after retraining {accuracy(federation.module_of(retrained.state), data.test):.2f}.")
         hidden = deleted.confidentiality
         print("\nWhat somebody who sees every sum can tell of one closed account, at most:")
-        print(f"phase     {shown(hidden.phase)} (what was on its slips, from the rounds of the deletion)")
-        print(f"pair      {shown(hidden.pair)} (whether it ever was there, from everything before and after)")
-        print(f"who asked {shown(hidden.who_asked)} (whether it was closed or stayed)")
+        print(f"phase     {hidden.phase.describe()} (what was on its slips, from the rounds of the deletion)")
+        print(f"pair      {hidden.pair.describe()} (whether it ever was there, from everything before and after)")
+        print(f"who asked {hidden.who_asked.describe()} (whether it was closed or stayed)")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from torch import nn
 
 from secure_fu import DeletionRequest, Federation, Records, Retrain, Rollback, Unit, make_plan
 from secure_fu.learning import digits, iid, logistic
-from secure_fu.privacy import EpsilonFigure
 
 DEVICES, LEAVER = 60, "device-42"
 
@@ -21,11 +20,6 @@ def accuracy(module: nn.Module, records: Records) -> float:
     """Share of records that the module labels right."""
     with torch.no_grad():
         return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
-
-
-def shown(figure: EpsilonFigure) -> str:
-    """An epsilon in words; None means that nothing finite can be shown."""
-    return "no bound" if figure.value is None else f"epsilon {figure.value:.2f}"
 
 
 def main() -> None:
@@ -67,7 +61,7 @@ def main() -> None:
             hidden = done.confidentiality
             print(f"{done.method:10} {len(done.traffic):6} ", end="")
             print(f"{accuracy(federation.module_of(done.state), data.test):9.2f} ", end="")
-            print(f" {shown(hidden.phase)}  {shown(hidden.pair)}  {shown(hidden.who_asked)}")
+            print(f" {hidden.phase.describe()}  {hidden.pair.describe()}  {hidden.who_asked.describe()}")
         print("phase: what the rounds of the deletion tell of the device's data")
         print("pair: what everything before and after tells of whether it ever took part")
         print("who asked: what tells that this device left, and not another")

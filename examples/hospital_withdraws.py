@@ -12,7 +12,6 @@ from torch import nn
 
 from secure_fu import DeletionRequest, Exact, Federation, Records, Requirement, Retrain, Rollback, make_plan
 from secure_fu.learning import breast_cancer, iid, logistic
-from secure_fu.privacy import EpsilonFigure
 
 HOSPITALS, LEAVER = 6, "hospital-6"
 
@@ -21,11 +20,6 @@ def accuracy(module: nn.Module, records: Records) -> float:
     """Share of records that the module labels right."""
     with torch.no_grad():
         return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
-
-
-def shown(figure: EpsilonFigure) -> str:
-    """An epsilon in words; None means that nothing finite can be shown."""
-    return "no bound" if figure.value is None else f"epsilon {figure.value:.2f}"
 
 
 def main() -> None:
@@ -42,7 +36,6 @@ def main() -> None:
         rounds=20,
         learning_rate=0.5,
         momentum=0.5,
-        deletion_reserve=0.25,  # at the default, 0.5, a deletion would take budget that training needs to end
         checkpoint_every=4,
     )
 
@@ -68,9 +61,9 @@ def main() -> None:
 
         hidden = deleted.confidentiality
         print("\nWhat somebody who sees every sum can tell of one of its records, at most:")
-        print(f"phase     {shown(hidden.phase)} (whether it was there, from the rounds of the deletion)")
-        print(f"pair      {shown(hidden.pair)} (whether it ever was, from everything before and after)")
-        print(f"who asked {shown(hidden.who_asked)} (whether it left or stayed)")
+        print(f"phase     {hidden.phase.describe()} (whether it was there, from the rounds of the deletion)")
+        print(f"pair      {hidden.pair.describe()} (whether it ever was, from everything before and after)")
+        print(f"who asked {hidden.who_asked.describe()} (whether it left or stayed)")
 
         final = federation.train()
         print(f"\nTraining went on to round {final.rounds}, without the hospital: accuracy ", end="")

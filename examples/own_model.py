@@ -75,7 +75,7 @@ def main() -> None:
     patient = clients["clinic-2"].subset(request.identify("clinic-2", clients["clinic-2"]))
     methods: tuple[UnlearningMethod, ...] = (Rollback(forget_epsilon=4.0), Scrub(length=5))
 
-    with Federation(model, clients, plan=plan) as federation:
+    with Federation(model, clients, plan=plan, methods=methods) as federation:
         original = federation.train()
         print(f"original: accuracy {accuracy(federation.module_of(original), held_out):.2f}")
         for method in methods:

@@ -168,13 +168,13 @@ def test_a_closed_federation_is_opened_and_goes_on(trained, directory):
     with opened(directory) as federated:
         assert federated.state.model.encode() == state.model.encode()
         assert federated.state.velocity.tobytes() == state.velocity.tobytes()
-        federated.delete(REQUESTS[Unit.RECORD], Rollback())
+        federated.delete(REQUESTS[Unit.RECORD], Rollback(), adaptive=True)
         (executed,) = federated.executed
     with opened(directory) as federated:
         assert len(federated.executed) == 1
         assert federated.executed[0].guarantee == executed.guarantee
         with pytest.raises(AlreadyForgotten):
-            federated.delete(REQUESTS[Unit.RECORD], Rollback())
+            federated.delete(REQUESTS[Unit.RECORD], Rollback(), adaptive=True)
         federated.unlearn(REQUESTS[Unit.CLIENT], FineTune(length=1))
         branches = verify_transcript(directory / "transcript.jsonl", roster=federated.roster, policy=federated.policy)
         assert [branch.name for branch in branches] == [
@@ -184,7 +184,7 @@ def test_a_closed_federation_is_opened_and_goes_on(trained, directory):
 
 def test_forgotten_records_need_not_be_brought_again(directory):
     with opened(directory) as federated:
-        federated.delete(REQUESTS[Unit.CLIENT], Retrain())
+        federated.delete(REQUESTS[Unit.CLIENT], Retrain(), adaptive=True)
     clients = silos()
     gone = clients["silo-1"]
     clients["silo-1"] = Records(gone.features * 0, gone.labels * 0, gone.groups)
@@ -323,7 +323,7 @@ def test_without_being_asked_to_nothing_writes_keys_or_sums(tmp_path):
     with made(tmp_path, resumable=False) as federated:
         federated.train()
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
-        federated.delete(REQUESTS[Unit.RECORD], Rollback())
+        federated.delete(REQUESTS[Unit.RECORD], Rollback(), adaptive=True)
     names = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert not names & {"identities.bin", "releases", "federation.json", "main_line.json"}
     with pytest.raises(RecordError, match="made resumable"):

@@ -92,17 +92,17 @@ def test_nothing_that_follows_depends_on_what_was_forgotten(request_):
 def test_the_same_cannot_be_forgotten_twice_and_what_overlaps_is_forgotten_once():
     with started() as federated:
         federated.train(rounds=3)
-        federated.delete(FIRST, FineTune(length=1))
+        federated.delete(FIRST, FineTune(length=1), adaptive=True)
         for request in (FIRST, DeletionRequest.some_records("silo-4", (3,)), DeletionBatch((FIRST, FIRST))):
             for attempt in (federated.unlearn, federated.delete, federated.cost):
                 with pytest.raises(AlreadyForgotten, match="has been forgotten before"):
-                    attempt(request, Retrain())
-        whole = federated.delete(DeletionRequest.whole_client("silo-4"), FineTune(length=1))
+                    attempt(request, Retrain(), adaptive=True)
+        whole = federated.delete(DeletionRequest.whole_client("silo-4"), FineTune(length=1), adaptive=True)
         assert federated.executed[1].forgotten_units == 8, "two of the ten were gone"
         assert whole.traffic[0].uploads == 5, "who has left sends noise like the others"
         # Positions stay those of the records as they were brought.
-        federated.delete(DeletionRequest.some_records("silo-0", (1, 2)), FineTune(length=1))
-        federated.delete(DeletionRequest.some_records("silo-0", (9,)), FineTune(length=1))
+        federated.delete(DeletionRequest.some_records("silo-0", (1, 2)), FineTune(length=1), adaptive=True)
+        federated.delete(DeletionRequest.some_records("silo-0", (9,)), FineTune(length=1), adaptive=True)
         left = federated._silos["silo-0"].records.features
         assert left.equal(silos(5)["silo-0"].features[[0, 3, 4, 5, 6, 7, 8]])
         federated.train()
@@ -143,8 +143,7 @@ def test_a_certificate_counts_the_rounds_that_are_in_the_state_and_no_others():
 def test_adaptive_requests_weaken_what_was_proved():
     with started() as federated:
         federated.train(rounds=4)
-        # As a default, a deletion that is executed may have been chosen after seeing models.
-        assert isinstance(federated.cost(FIRST, Rollback()).guarantee, Exact)
+        assert isinstance(federated.cost(FIRST, Rollback(), adaptive=False).guarantee, Exact)
         found = federated.cost(FIRST, Rollback(), adaptive=True).guarantee
         assert isinstance(found, Certified)
         assert found.epsilon == federated.deletion(FIRST).last_epsilon > 0.0
@@ -152,7 +151,7 @@ def test_adaptive_requests_weaken_what_was_proved():
         assert federated.executed[0].guarantee == first.guarantee
         federated.delete(DeletionRequest.some_records("silo-0", (1,)), FineTune(length=1), adaptive=False)
         assert isinstance(federated.executed[0].guarantee, Exact)
-        federated.delete(DeletionRequest.some_records("silo-0", (2,)), FineTune(length=1))
+        federated.delete(DeletionRequest.some_records("silo-0", (2,)), FineTune(length=1), adaptive=True)
         weakened = federated.executed[0].guarantee
         assert isinstance(weakened, Certified)
         assert (weakened.epsilon, weakened.group_size) == (found.epsilon, 2)
@@ -175,7 +174,7 @@ def test_settings_that_were_not_declared_before_training_certify_no_more_than_th
         for each in (federated, declared):
             each.train()
         request = DeletionRequest.some_records("silo-0", (1,))
-        weak, strong = (each.cost(request, late).guarantee for each in (federated, declared))
+        weak, strong = (each.cost(request, late, adaptive=False).guarantee for each in (federated, declared))
         assert isinstance(weak, Certified)
         assert isinstance(strong, Certified)
         assert weak.epsilon == federated.deletion(request).last_epsilon
@@ -186,8 +185,8 @@ def test_settings_that_were_not_declared_before_training_certify_no_more_than_th
 @pytest.mark.parametrize(
     ("method", "requirement", "able"),
     [
-        (Scrub(length=1), Requirement(kind=Exact), "retrain, rollback, scratch"),
-        (FineTune(length=1), Requirement(kind=Certified, epsilon=0.001), "retrain, rollback, scratch"),
+        (Scrub(length=1), Requirement(kind=Exact), "retrain, rollback"),
+        (FineTune(length=1), Requirement(kind=Certified, epsilon=0.001), "retrain, rollback"),
     ],
 )
 def test_a_guarantee_that_cannot_be_given_is_refused_with_those_that_can(method, requirement, able):
@@ -230,7 +229,7 @@ def test_a_checkpoint_that_is_missing_or_corrupt_is_named_and_nothing_is_asked(t
             federated.unlearn(FIRST, Rollback())
         path.unlink()
         with pytest.raises(CheckpointError, match=path.name):
-            federated.delete(FIRST, Rollback())
+            federated.delete(FIRST, Rollback(), adaptive=True)
         assert federated.ledger.rounds("original") == (0, 1, 2, 3)
         spent = [event for event in federated.ledger.events() if event.branch != "original"]
         assert spent == []
@@ -241,7 +240,7 @@ def test_checkpoints_have_bounded_disk_and_rollback_takes_the_grid_there_is():
     with started(every=1, checkpoint_limit=4, rounds=12, joins={"silo-4": 7}) as federated:
         federated.train()
         assert federated.checkpoints.rounds == (0, 4, 8, 12)
-        assert federated.cost(FIRST, Rollback()).rounds == 12 - 4
+        assert federated.cost(FIRST, Rollback(), adaptive=False).rounds == 12 - 4
 
 
 def test_late_joiners_and_rare_participants_come_out_nearly_free():
@@ -249,7 +248,7 @@ def test_late_joiners_and_rare_participants_come_out_nearly_free():
     late = {"silo-4": 16}
     with started(rounds=20, joins=late) as federated:
         federated.train()
-        cost = federated.cost(DeletionRequest.whole_client("silo-4"), Rollback())
+        cost = federated.cost(DeletionRequest.whole_client("silo-4"), Rollback(), adaptive=False)
         assert (cost.rounds, cost.retraining_rounds) == (4, 20)
         assert isinstance(cost.guarantee, Exact)
 
@@ -262,8 +261,8 @@ def test_late_joiners_and_rare_participants_come_out_nearly_free():
     with federation(module=module, clients=silos(5), plan=plan, vanishes=seldom, methods=[rarely]) as federated:
         federated.train()
         one = DeletionRequest.some_records("silo-4", (0,))
-        rare = federated.cost(one, rarely)
-        always = federated.cost(DeletionRequest.some_records("silo-0", (0,)), rarely)
+        rare = federated.cost(one, rarely, adaptive=False)
+        always = federated.cost(DeletionRequest.some_records("silo-0", (0,)), rarely, adaptive=False)
         assert rare.rounds < always.rounds, "two rounds in place of twenty"
         assert isinstance(rare.guarantee, Certified)
         assert rare.guarantee.epsilon <= 0.1
@@ -275,10 +274,12 @@ def test_the_client_unit_in_a_sequence():
     plan = plan_for(module, Unit.CLIENT, clients=5, rounds=3, minimum=3, noise_multiplier=40.0)
     with federation(Unit.CLIENT, module=module, clients=silos(5), plan=plan) as federated:
         federated.train(rounds=2)
-        federated.delete(DeletionRequest.whole_client("silo-0"), Scrub(length=1))
+        federated.delete(DeletionRequest.whole_client("silo-0"), Scrub(length=1), adaptive=True)
         federated.train()
         federated.delete(
-            DeletionBatch((DeletionRequest.whole_client("silo-1"), DeletionRequest.whole_client("silo-3"))), Retrain()
+            DeletionBatch((DeletionRequest.whole_client("silo-1"), DeletionRequest.whole_client("silo-3"))),
+            Retrain(),
+            adaptive=True,
         )
         assert [entry.forgotten_units for entry in federated.executed] == [1, 2]
         assert federated.state.rounds == 3

@@ -289,7 +289,7 @@ _TASKS = (
 )
 
 _QUICK = {
-    "breast-cancer/logistic": {"requests": ("records-1",), "seeds": 2},
+    "breast-cancer/logistic": {"requests": ("records-1",), "seeds": 2, "shorter": (30,)},
     "digits/mlp": {"requests": ("client", "class"), "seeds": 2, "shorter": (20, 40)},
     "mnist-silos/mlp": {"requests": ("client",), "seeds": 1, "shorter": (30,)},
 }

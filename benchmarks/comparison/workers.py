@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -47,7 +48,8 @@ def run_jobs(
         job = left.pop()
         workers[connection] = (process, job)
         started(job)
-        connection.send_bytes(json.dumps(job).encode())
+        with contextlib.suppress(OSError):  # it has ended: its connection will say so
+            connection.send_bytes(json.dumps(job).encode())
 
     try:
         for _ in range(min(processes, len(jobs))):
@@ -61,7 +63,7 @@ def run_jobs(
                 process, job = workers.pop(connection)  # type: ignore[arg-type, index]
                 try:
                     result, error = json.loads(connection.recv_bytes())  # type: ignore[union-attr]
-                except EOFError:
+                except (EOFError, OSError):  # however it ended, and whenever
                     process.join()
                     yield job, None, f"its worker process ended with exit code {process.exitcode}"
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -194,8 +195,9 @@ class DeletionBatch:
 
     def describe(self) -> str:
         """One sentence in plain words; names no record's content."""
-        shown = [request.describe() for request in self.requests[:3]]
-        more = len(self.requests) - len(shown)
+        said = Counter(request.describe() for request in self.requests)
+        shown = [text if times == 1 else f"{times} times: {text}" for text, times in list(said.items())[:3]]
+        more = len(said) - len(shown)
         return "; ".join(shown) + (f"; and {more} more requests" if more > 1 else "; and one more" if more else "")
 
 

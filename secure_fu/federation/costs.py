@@ -44,6 +44,11 @@ class Cost:
     guarantee: Guarantee
     epsilon: tuple[EpsilonEntry, ...]
 
+    def describe(self) -> str:
+        """The cost in words."""
+        rounds = "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
+        return f"{rounds}, where retraining takes {self.retraining_rounds}. {self.guarantee.describe()}"
+
 
 def predicted_events(
     planned: Sequence[PlannedRounds], subject: Subject, *, plan: Plan, cohort: int

@@ -353,7 +353,8 @@ class Federation:
     ) -> Unlearned:
         """Try out how a method forgets what a request names, in a branch of its own: the main line stays as it is.
 
-        Each call is a counterfactual; publishing the outcome of several adds up what they cost.
+        Each call is a counterfactual; publishing the outcome of several adds up what they cost. What has been deleted
+        cannot be tried out any more: compare with retraining first.
 
         Args:
             request: identified by every client on its own records.
@@ -378,7 +379,7 @@ class Federation:
         request: Request,
         method: UnlearningMethod,
         *,
-        adaptive: bool = True,
+        adaptive: bool,
         require: Requirement | None = None,
         on_round: OnRound = no_observer,
     ) -> Unlearned:
@@ -388,14 +389,14 @@ class Federation:
         them. Training, if rounds are left, and further deletions go on from there.
 
         Args:
-            adaptive: whether the request may have been chosen after seeing models that the data had a part in: true of
-                most requests in the field. False only where it was fixed beforehand, as in an experiment. It weakens
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in: True for
+                most requests in the field, False where it was made independently of them. True weakens
                 what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
             request, method, require, on_round: as :meth:`unlearn`, and so are the errors.
         """
         return self._branches.run(request, method, adaptive=adaptive, require=require, execute=True, on_round=on_round)
 
-    def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool = False) -> Cost:
+    def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool) -> Cost:
         """What a method would cost and guarantee for a request; nothing is run.
 
         Raises:

@@ -57,6 +57,10 @@ class EpsilonFigure:
         probability("delta", self.delta)
         positive_integer("group_size", self.group_size)
 
+    def describe(self) -> str:
+        """The figure in words."""
+        return "no bound" if self.value is None else f"epsilon {self.value:.2f}"
+
     def to_json(self) -> dict[str, float | int | None]:
         """The figure as ``result.json`` carries it."""
         return {"value": self.value, "delta": self.delta, "group_size": self.group_size}
@@ -75,6 +79,14 @@ class Confidentiality:
     phase: EpsilonFigure
     pair: EpsilonFigure
     who_asked: EpsilonFigure
+
+    def describe(self) -> str:
+        """The figures in words, one line each."""
+        return (
+            f"phase      {self.phase.describe()} (whether it was there, from the rounds of the deletion)\n"
+            f"pair       {self.pair.describe()} (whether it ever was, from everything before and after)\n"
+            f"who asked  {self.who_asked.describe()} (whether it left or stayed)"
+        )
 
     def to_json(self) -> dict[str, dict[str, float | int | None]]:
         """The figures as ``result.json`` carries them."""

@@ -37,7 +37,7 @@ def check_round(
         lineages: the round's branch and those that come from it, each with the branches whose spending it inherits,
             itself included.
         round_name: how the error names the round.
-        phase: training or unlearning; training may not touch the deletion reserve.
+        phase: training or unlearning; rounds of training together may not touch the deletion reserve.
         charges: what the round costs a unit, by subject.
         cohort: the clients that it would be charged to.
 
@@ -45,7 +45,6 @@ def check_round(
         BudgetExceededError: names the client, the epsilon it would have spent and the budget.
     """
     order = ORDERS.index(budget.order)
-    limit = budget.limit(phase)
     rows = spending.rows(cohort)
     for branch, lineage in lineages.items():
         for subject, event in charges.items():
@@ -58,15 +57,25 @@ def check_round(
             for spent, times in counts.items():
                 divergence += times * rdp(spent, budget.group_size)[order]
                 discretisation += times * discretisation_divergence(spent)
-            worst = int(np.argmax(divergence))
-            # "not <=" rather than ">": NaN must never pass.
-            if not divergence[worst] <= limit:
-                raise BudgetExceededError(
-                    f"{round_name} would take client {cohort[worst]!r} ({subject.value} units, branch {branch!r}) to "
-                    f"epsilon {budget.epsilon_at(float(divergence[worst])):.4f}; {phase.value} may go up to "
-                    f"{budget.epsilon_at(limit):.4f} of the budget's {budget.epsilon:g} at delta {budget.delta:g} "
-                    f"(group size {budget.group_size}, Renyi order {budget.order:g})"
-                )
+            checks = [(divergence, budget.limit(Phase.UNLEARNING), "all rounds together may go")]
+            if phase is Phase.TRAINING:
+                # What training leaves for deletions is for deletions: their own rounds do not count against it.
+                trained = spending.counts(branches=lineage, subject=subject, phase=Phase.TRAINING, rows=rows)
+                trained[event] = trained.get(event, np.zeros(len(rows), dtype=np.int64)) + 1
+                own = np.zeros(len(rows))
+                for spent, times in trained.items():
+                    own += times * rdp(spent, budget.group_size)[order]
+                checks.append((own, budget.limit(Phase.TRAINING), "training, deletion_reserve kept, may go"))
+            for spent_by, limit, who in checks:
+                worst = int(np.argmax(spent_by))
+                # "not <=" rather than ">": NaN must never pass.
+                if not spent_by[worst] <= limit:
+                    raise BudgetExceededError(
+                        f"{round_name} would take client {cohort[worst]!r} ({subject.value} units, branch {branch!r}) "
+                        f"to epsilon {budget.epsilon_at(float(spent_by[worst])):.4f}; {who} up to "
+                        f"{budget.epsilon_at(limit):.4f} of the budget's {budget.epsilon:g} at delta {budget.delta:g} "
+                        f"(group size {budget.group_size}, Renyi order {budget.order:g})"
+                    )
             worst = int(np.argmax(discretisation))
             if not discretisation[worst] <= budget.divergence_limit:
                 raise BudgetExceededError(

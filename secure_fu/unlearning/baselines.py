@@ -27,6 +27,8 @@ class _FewRounds(TrainingRounds):
 
     length: int = 10
 
+    baseline: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.length < 1:
             raise ArgumentError("length", self.length, "at least 1 round")

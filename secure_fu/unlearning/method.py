@@ -140,6 +140,8 @@ class UnlearningMethod(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    baseline: ClassVar[bool] = False
+    """Whether it is there to be beaten, and not to be used."""
 
     @property
     def purpose(self) -> str:

@@ -59,11 +59,14 @@ class Newton(UnlearningMethod):
         in delta. If it does not give `forget_epsilon`, nothing is published. Whoever sees the sums, or the models that
         were sent out for them, has no more than the ledger's epsilon: the claim is about the published models alone.
 
-        Everywhere else: heuristic.
+        Everywhere else: heuristic, and a weak one under noise. On the preset `digits-silos` it leaves a backdoor where
+        as much fine-tuning leaves it, and with a damping of 0.1 the noise of the sums wrecks the model.
 
     Attributes:
         steps: Newton steps, each from one sum of gradients.
         hessian: `auto` takes the sum of Hessians for linear heads of up to 512 parameters, else products.
+        hessians: steps that begin with a sum of Hessians, where there are such sums; later steps use the last. One will
+            do from a trained model; from one with much output noise on it, as after a certified deletion, it takes two.
         products: rounds of products in each step, where there are products.
         damping: added to the curvature where nothing is certified.
         noise_multiplier: of the rounds; 0 for that of training.
@@ -78,8 +81,9 @@ class Newton(UnlearningMethod):
 
     steps: int = 2
     hessian: HessianForm = HessianForm.AUTO
+    hessians: int = 1
     products: int = 8
-    damping: float = 0.1
+    damping: float = 1.0
     noise_multiplier: float = 0.0
     output_noise: float = 0.0
     forget_epsilon: float = 1.0
@@ -89,7 +93,7 @@ class Newton(UnlearningMethod):
     title: ClassVar[str] = "Newton"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "products", "deletions"):
+        for name in ("steps", "hessians", "products", "deletions"):
             if getattr(self, name) < 1:
                 raise ArgumentError(name, getattr(self, name), "at least 1")
         for name in ("noise_multiplier", "output_noise"):
@@ -128,7 +132,8 @@ class Newton(UnlearningMethod):
     def most_rounds(self, trained: int) -> int:
         """Of both forms of the Hessian, the longer one."""
         del trained
-        second = 1 if self.hessian is HessianForm.SUM else max(1, self.steps * self.products)
+        hessians = min(self.steps, self.hessians)
+        second = hessians if self.hessian is HessianForm.SUM else max(hessians, self.steps * self.products)
         return self.steps + second + 1
 
     def start_state(self, deletion: Deletion) -> TrainingState:
@@ -190,7 +195,7 @@ class _Run:
     def plan(self) -> tuple[PlannedRounds, ...]:
         steps, measuring = self.method.steps, int(self.obstacle is None)
         second = (
-            self._rounds(NewtonSum.HESSIAN, 1)
+            self._rounds(NewtonSum.HESSIAN, min(steps, self.method.hessians))
             if self.whole
             else self._rounds(NewtonSum.PRODUCT, steps * self.method.products)
         )
@@ -257,12 +262,12 @@ class _Run:
     def run(self, sums: SecureSums, on_round: OnRound) -> Outcome:
         state = self.method.start_state(self.deletion)
         hessian = None
-        if self.whole:
-            released = self._ask(sums, NewtonSum.HESSIAN, state.model)
-            hessian = symmetric_of(released.values * self._scale(NewtonSum.HESSIAN), state.model.dimension)
-            on_round(_after(state, released))
         averaged = 0
-        for _ in range(self.method.steps):
+        for step in range(self.method.steps):
+            if self.whole and step < self.method.hessians:
+                released = self._ask(sums, NewtonSum.HESSIAN, state.model)
+                hessian = symmetric_of(released.values * self._scale(NewtonSum.HESSIAN), state.model.dimension)
+                on_round(_after(state, released))
             released, mean = self._gradient(sums, state)
             # At the average of k steps the gradient is the noise of their sums over root k, and its own.
             arrived = np.linalg.norm(mean) * self._divisor <= _MOSTLY_NOISE * self.bound.noise_norm(released)

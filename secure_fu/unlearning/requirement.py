@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from secure_fu.errors import ArgumentError, CheckpointError, GuaranteeError, MethodRefused
 from secure_fu.unlearning.guarantee import Certified, Exact, Guarantee, satisfies
@@ -45,7 +45,7 @@ class Requirement:
         promised = method.guarantee(deletion)
         if satisfies(promised, self.kind, epsilon=self.epsilon):
             return
-        able = sorted({other.name for other in among if self._promised_by(other, deletion)})
+        able = sorted(_in_words(other) for other in among if not other.baseline and self._promised_by(other, deletion))
         instead = f"those that can, here: {', '.join(able)}" if able else "no registered method can, here"
         raise GuaranteeError(
             f"require is {self._describe()}; method {method.name!r} gives: {promised.describe()} Expected a method "
@@ -62,3 +62,11 @@ class Requirement:
     def _describe(self) -> str:
         limit = "" if self.epsilon is None else f" with epsilon at most {self.epsilon:g}"
         return f"{self.kind.__name__.lower()}{limit}"
+
+
+def _in_words(method: UnlearningMethod) -> str:
+    """A method's name, with the settings that are not its own."""
+    own = type(method)()
+    changed = [field.name for field in fields(method) if getattr(method, field.name) != getattr(own, field.name)]  # type: ignore[arg-type]
+    settings = ", ".join(f"{name}={getattr(method, name)!r}" for name in changed)
+    return f"{method.name}({settings})" if settings else method.name

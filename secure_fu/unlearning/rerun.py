@@ -92,7 +92,11 @@ class Rerun(TrainingRounds):
         if kept <= deletion.joined_at and (not chosen_late or deletion.last_epsilon == 0.0):
             return Exact(self._why_exact(kept, deletion), assumptions=() if chosen_late else (NOT_ADAPTIVE,))
         if chosen_late:
-            choice = "the request" if deletion.adaptive else "the method's settings"
+            choice = (
+                "the request"
+                if deletion.adaptive
+                else "the method's settings were not declared before training (methods= of the federation) and"
+            )
             return Certified(
                 epsilon=deletion.last_epsilon,
                 delta=deletion.delta,

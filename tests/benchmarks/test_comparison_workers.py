@@ -55,6 +55,14 @@ def test_a_worker_that_dies_fails_its_job_and_those_nobody_is_left_for():
     assert "no worker" in found[1][2]
 
 
+def test_workers_that_cannot_start_fail_their_jobs(monkeypatch):
+    monkeypatch.setenv("ONLY_IN_PROCESS", str(os.getpid()))
+    jobs = [{"what": "double", "number": number} for number in range(3)]
+    found = list(run_jobs(worker_jobs.work, jobs, processes=2))
+    assert sorted(job["number"] for job, _, _ in found) == [0, 1, 2]
+    assert all(result is None and error for _, result, error in found)
+
+
 def test_workers_end_when_the_run_stops_listening(tmp_path):
     file = tmp_path / "pid"
     jobs = [{"what": "double", "number": 1}, {"what": "sleep", "file": str(file)}]

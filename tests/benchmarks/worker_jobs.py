@@ -6,6 +6,9 @@ import os
 import time
 from pathlib import Path
 
+if os.environ.get("ONLY_IN_PROCESS", str(os.getpid())) != str(os.getpid()):
+    raise ImportError("a fresh process cannot import this")
+
 
 def work(job):
     if job["what"] == "sleep":

@@ -216,13 +216,29 @@ def test_training_leaves_the_reserve_and_unlearning_may_use_all_of_it(ledger):
     both = math.floor(BUDGET.limit(Phase.UNLEARNING) / spent)
     assert both >= 2 * training > 100
     train(ledger, range(training))
-    with pytest.raises(BudgetExceededError, match="training may go up to"):
+    with pytest.raises(BudgetExceededError, match="training, deletion_reserve kept, may go up to"):
         train(ledger, [training])
     train(ledger, range(training, both), phase=Phase.UNLEARNING)
-    with pytest.raises(BudgetExceededError, match="unlearning may go up to 8"):
+    with pytest.raises(BudgetExceededError, match="all rounds together may go up to 8"):
         train(ledger, [both], phase=Phase.UNLEARNING)
     # A round that touches nobody is still allowed: everybody sends only noise.
     train(ledger, [both], phase=Phase.UNLEARNING, charges=dict.fromkeys(Subject))
+
+
+def test_a_deletion_in_between_does_not_take_from_training(ledger):
+    """What training leaves is for deletions; what they use of it does not end training early."""
+    spent = rdp(event())[ORDERS.index(4.0)]
+    training = math.floor(BUDGET.limit(Phase.TRAINING) / spent)
+    both = math.floor(BUDGET.limit(Phase.UNLEARNING) / spent)
+    train(ledger, range(training // 2))
+    ledger.branch("deletion", parent="original")
+    deletion = range(training // 2, training // 2 + both - training)
+    train(ledger, deletion, branch="deletion", phase=Phase.UNLEARNING)
+    rest = range(deletion.stop, deletion.stop + training - training // 2)
+    train(ledger, rest, branch="deletion")
+    for phase in (Phase.TRAINING, Phase.UNLEARNING):
+        with pytest.raises(BudgetExceededError):
+            train(ledger, [rest.stop], branch="deletion", phase=phase)
 
 
 def test_either_subject_can_exhaust_the_budget(ledger):

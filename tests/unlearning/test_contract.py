@@ -97,7 +97,7 @@ def test_what_a_method_says_beforehand_is_what_comes(method, unit, request_):
             with pytest.raises(MethodRefused):
                 federated.unlearn(request_, method)
             with pytest.raises(MethodRefused):
-                federated.cost(request_, method)
+                federated.cost(request_, method, adaptive=False)
             assert len(federated.ledger.branches) == before, "a refusal costs nothing"
             said = str(refusal)
             assert len(said) > 40, said
@@ -105,7 +105,7 @@ def test_what_a_method_says_beforehand_is_what_comes(method, unit, request_):
         promised = method.guarantee(deletion)
         assert type(promised) in (Exact, Heuristic, Baseline) or isinstance(promised, Certified)
         assert promised.describe().endswith(".")
-        cost = federated.cost(request_, method)
+        cost = federated.cost(request_, method, adaptive=False)
         assert cost.guarantee == promised
         seen = []
         unlearned = federated.unlearn(request_, method, on_round=seen.append)
@@ -177,7 +177,7 @@ def test_a_client_of_which_nothing_is_forgotten_has_the_same_code_whoever_asks(m
         except MethodRefused:
             return
         before = {name: federated._silos[name].records for name in federated.clients}
-        federated.delete(REQUESTS[Unit.RECORD], method)
+        federated.delete(REQUESTS[Unit.RECORD], method, adaptive=True)
         for name in ("silo-0", "silo-2", "silo-3"):
             own = federated._silos[name]
             assert own.records is before[name]

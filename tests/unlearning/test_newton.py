@@ -115,6 +115,22 @@ def test_on_clients_sums_it_arrives_at_the_minimiser_without_the_data(form):
     assert np.linalg.norm(again - after) < 0.05 * distance
 
 
+def test_from_a_model_with_much_noise_on_it_a_second_hessian_takes_it_there():
+    silos = head_silos()
+    after = minimiser(silos, forgotten=False)
+    start = after + 2.5 * np.random.default_rng(1).normal(size=DIMENSION)
+    reached = {}
+    for hessians in (1, 3):
+        seen = []
+        method = Newton(steps=3, hessians=hessians, output_noise=1.0, noise_multiplier=0.01)
+        with contextlib.suppress(GuaranteeError):
+            method.run(ClientSums(silos), head_deletion(start), seen.append)
+        last = [state.model.vector for state in seen][method.rounds(head_deletion(start)) - 2]
+        reached[hessians] = np.linalg.norm(last - after)
+        assert method.plan(head_deletion(start))[0].count == hessians
+    assert reached[3] < 0.1 * reached[1]
+
+
 def test_later_steps_average_the_noise_of_the_sums():
     silos = head_silos()
     after = minimiser(silos, forgotten=False)
@@ -228,6 +244,7 @@ def test_auto_sums_hessians_of_small_heads_only():
 def test_settings_outside_their_domain_are_refused():
     for name, value in (
         ("steps", 0),
+        ("hessians", 0),
         ("products", 0),
         ("deletions", 0),
         ("noise_multiplier", -1.0),

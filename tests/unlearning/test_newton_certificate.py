@@ -189,8 +189,8 @@ def test_the_published_noise_is_fresh_and_of_the_size_stated():
     assert len({vector.tobytes() for vector in found}) == 60
     noise = np.array(found) - np.array(means)
     assert np.array(means).std(axis=0).max() == 0.0  # the sums were exact
-    assert noise.std() == pytest.approx(3.0, rel=0.1)
-    assert abs(noise.mean()) < 4 * 3.0 / math.sqrt(noise.size)
+    assert noise.std() == pytest.approx(3.0, rel=0.15)
+    assert abs(noise.mean()) < 6 * 3.0 / math.sqrt(noise.size)
 
 
 # What is refused

@@ -51,10 +51,10 @@ def test_a_certified_deletion_is_executed_and_training_and_deletions_go_on(schem
     method = Newton(steps=3, noise_multiplier=3.0, deletions=2)
     with head_federation(method, scheme_name=scheme) as federation:
         federation.train(rounds=6)
-        cost = federation.cost(REQUEST, method)
+        cost = federation.cost(REQUEST, method, adaptive=False)
         assert cost.rounds == 5
         assert isinstance(cost.guarantee, CertifiedModel)
-        unlearned = federation.delete(REQUEST, method, require=Requirement(kind=Certified, epsilon=1.0))
+        unlearned = federation.delete(REQUEST, method, require=Requirement(kind=Certified, epsilon=1.0), adaptive=True)
         guarantee = unlearned.guarantee
         assert isinstance(guarantee, CertifiedModel)
         assert 0.0 < guarantee.epsilon <= cost.guarantee.epsilon <= 1.0
@@ -69,7 +69,7 @@ def test_a_certified_deletion_is_executed_and_training_and_deletions_go_on(schem
         federation.train()
         assert federation.state.rounds == 10
         second = DeletionRequest.some_records("client-2", (1, 5))
-        again = federation.delete(second, method).guarantee
+        again = federation.delete(second, method, adaptive=True).guarantee
         assert again.group_size == 2
         assert guarantee.epsilon < again.epsilon <= 1.0
         assert "1 certified deletions before" in again.reason
@@ -104,5 +104,5 @@ def test_a_sum_of_hessians_of_something_else_is_refused_beforehand():
     with head_federation(method, mlp(3, (4,), 3, 0)) as federation:
         federation.train(rounds=1)
         with pytest.raises(MethodRefused, match="LinearHead"):
-            federation.cost(REQUEST, method)
+            federation.cost(REQUEST, method, adaptive=False)
     assert HEAD.dimension == 12
