@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 from comparison.cells import run_job, settings_of
 from comparison.gathered import Comparison
 from comparison.pages import PREFACE, overview, page
-from comparison.results_file import ResultsFile, fingerprint
+from comparison.results_file import ResultsFile, SettingsDiffer, fingerprint
 from comparison.shorter import cheapest
 from comparison.tasks import REQUESTS, SCAN_SEED, Task, tasks
 from comparison.workers import run_jobs
@@ -40,6 +41,7 @@ def main() -> int:
     chosen = _chosen(options)
     options.out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers, too
     with (
         ResultsFile(options.out / "cells.jsonl") as results,
         tempfile.TemporaryDirectory(prefix="unlearning-", dir=_memory()) as scratch,
@@ -229,4 +231,7 @@ def _write(options: argparse.Namespace, chosen: list[tuple[Task, list[str]]], ru
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (SettingsDiffer, OSError) as error:
+        sys.exit(str(error))

@@ -41,6 +41,7 @@ class Plan:
         grid: how contributions become integers.
         sum_bits: width of a coordinate of a sum on the rotated grid.
         least_noise_multiplier: the least noise of any round; below the recipe's for methods that ask for less.
+        largest_sampling_rate: of any round; above the recipe's for methods that sample forgotten units more often.
         checkpoint_every: the public grid of the states that the server keeps, in rounds; a coarser one tells less about
             who joined when.
         checkpoint_limit: most states that it keeps; one more, and the grid's spacing doubles.
@@ -55,6 +56,7 @@ class Plan:
     grid: GridKind = GridKind.FINE
     sum_bits: int = 16
     least_noise_multiplier: float
+    largest_sampling_rate: float
     checkpoint_every: int = 10
     checkpoint_limit: int = 32
     planned_epsilon: float
@@ -65,6 +67,12 @@ class Plan:
                 "least_noise_multiplier",
                 self.least_noise_multiplier,
                 f"a positive number, at most the recipe's {self.recipe.noise_multiplier:g}",
+            )
+        if not self.recipe.sampling_rate <= self.largest_sampling_rate <= 1.0:
+            raise ArgumentError(
+                "largest_sampling_rate",
+                self.largest_sampling_rate,
+                f"between the recipe's {self.recipe.sampling_rate:g} and 1",
             )
         if self.checkpoint_every < 1:
             raise ArgumentError("checkpoint_every", self.checkpoint_every, "at least 1")
@@ -95,6 +103,7 @@ def make_plan(
     grid: GridKind = GridKind.FINE,
     sum_bits: int = 16,
     least_noise_multiplier: float | None = None,
+    largest_sampling_rate: float | None = None,
     checkpoint_every: int = 10,
     checkpoint_limit: int = 32,
 ) -> Plan:
@@ -120,6 +129,8 @@ def make_plan(
         sum_bits: width of a coordinate of a sum on the rotated grid.
         least_noise_multiplier: what clients accept as the least noise of a round; None for that of training. The budget
             holds in any case: their ledgers refuse what goes beyond it.
+        largest_sampling_rate: what clients accept as the largest rate; None for twice that of training, or 1. What a
+            round costs is charged at its own rate, and the budget holds as above.
         checkpoint_every, checkpoint_limit: of the states of training that the server keeps, see :class:`Plan`.
 
     Raises:
@@ -235,6 +246,7 @@ def make_plan(
         grid=grid,
         sum_bits=sum_bits,
         least_noise_multiplier=noise_multiplier if least_noise_multiplier is None else least_noise_multiplier,
+        largest_sampling_rate=min(1.0, 2.0 * sampling_rate) if largest_sampling_rate is None else largest_sampling_rate,
         checkpoint_every=checkpoint_every,
         checkpoint_limit=checkpoint_limit,
         planned_epsilon=renyi_epsilon(events(noise_multiplier, rounds + longest), delta=delta),

@@ -117,7 +117,7 @@ def test_epsilon_of_forgotten_and_retained_units_by_phase(unit):
             (Retrain(), 2, 0),
             (FineTune(length=1), 1, 0),
             (Correction(length=2), 2, 2),
-            (Scrub(length=1), 1, 1),
+            (Scrub(length=1, forgotten_factor=1.0), 1, 1),
         ):
             found = entries(federated.unlearn(REQUESTS[unit], method))
             assert found == {

@@ -169,7 +169,7 @@ class Parties:
             clip_norm=recipe.clip_norm,
             saturation=recipe.saturation,
             noise_multiplier=plan.least_noise_multiplier,
-            sampling_rate=recipe.sampling_rate,
+            sampling_rate=plan.largest_sampling_rate,
             minimum_cohort=plan.minimum_cohort,
             colluders=plan.colluders,
             purposes=self._purposes,

@@ -107,7 +107,7 @@ class Scrub(JointRounds):
     """
 
     rate_factor: float = 1.5
-    forgotten_factor: float = 1.0
+    forgotten_factor: float = 1.75
     sharpness: float = 10.0
 
     name: ClassVar[str] = "scrub"

@@ -100,13 +100,15 @@ class ClientSums:
         silos: of the clients.
         assured: shares that the noise is made for; None releases exact sums.
         absent: names of clients that do not answer, by the number of the sum.
+        silent: so many clients leave out their noise.
     """
 
-    def __init__(self, silos, *, assured=None, seed=0, absent=lambda number: ()):
+    def __init__(self, silos, *, assured=None, seed=0, absent=lambda number: (), silent=0):
         self._tasks = {silo.name: NewtonTask(silo) for silo in silos}
         self._assured = assured
         self._words = Words(seed)
         self._absent = absent
+        self._silent = silent
         self.requests = []
 
     def secure_sum(self, request):
@@ -135,7 +137,8 @@ class ClientSums:
                 step=grid.step,
                 assured=self._assured,
             )
-            whole = sum(grid.quantise(part) + share.sample(length, stream=self._words) for part in parts)
+            whole = sum(grid.quantise(part) for part in parts)
+            whole = whole + sum(share.sample(length, stream=self._words) for _ in parts[self._silent :])
             values = grid.dequantise(whole)
         return ReleasedSum(
             values=values,

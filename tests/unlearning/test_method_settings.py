@@ -14,7 +14,7 @@ from secure_fu.unlearning import METHODS, Correction, FineTune, Retrain, Rollbac
         ("retrain", {}, Retrain()),
         ("rollback", {}, Rollback(forget_epsilon=0.0)),
         ("rollback", {"forget_epsilon": 2}, Rollback(forget_epsilon=2.0)),
-        ("scrub", {}, Scrub(length=10, rate_factor=2.0)),
+        ("scrub", {}, Scrub(length=10, rate_factor=1.5, forgotten_factor=1.75, sharpness=10.0)),
         ("scrub", {"length": 3, "rate_factor": 1.5}, Scrub(length=3, rate_factor=1.5)),
         ("correction", {"rate_factor": 2}, Correction(length=10, rate_factor=2.0)),
         ("finetune", {"length": 4}, FineTune(length=4)),

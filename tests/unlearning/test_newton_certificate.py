@@ -115,23 +115,24 @@ def measured(case, sums, model, failure):
     return bound.distance(released, vector), naive
 
 
-@pytest.mark.parametrize("assured", [2, CLIENTS])
-def test_the_bound_on_the_distance_fails_no_oftener_than_stated_and_without_the_noise_it_does(assured):
+@pytest.mark.parametrize(("assured", "silent", "far"), [(2, 0, 2.0), (2, 2, 0.4), (CLIENTS, 0, 2.0)])
+def test_the_bound_on_the_distance_fails_no_oftener_than_stated_and_without_the_noise_it_does(assured, silent, far):
     # The same vector on every class changes no logit: in that direction the gradient is weight decay alone, and the
     # bound by strong convexity is reached.
     shift = np.tile(np.array([0.5, -0.2, 0.1, 0.3]), 3)
-    model = (AFTER + 2.0 * shift).astype(np.float32).astype(np.float64)
+    model = (AFTER + far * shift).astype(np.float32).astype(np.float64)
     distance = np.linalg.norm(model - AFTER)
     failure, repetitions = 0.04, 120
     case = head_deletion(model, assured=assured)
     pairs = [
-        measured(case, ClientSums(SILOS, assured=assured, seed=1000 + seed), model, failure)
+        measured(case, ClientSums(SILOS, assured=assured, seed=1000 + seed, silent=silent), model, failure)
         for seed in range(repetitions)
     ]
     bounds, naive = np.array(pairs).T
     allowed = binom.ppf(0.999, repetitions, failure)
     assert (bounds < distance).sum() <= allowed
-    assert (naive < distance).sum() > 2 * allowed
+    if far > 1.0:  # nearer by, noise makes more of the gradient than it is
+        assert (naive < distance).sum() > 2 * allowed
     if assured == CLIENTS:
         assert np.median(bounds) < 2.5 * distance  # it says something, too
 

@@ -282,7 +282,7 @@ def test_no_rate_is_above_one_and_a_client_as_a_unit_has_but_one():
         assert Scrub(length=1, forgotten_factor=factor).plan(clients)[0].forgotten_rate == 1.0
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.0])
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
 def test_the_ledger_charges_forgotten_units_for_their_own_rate(factor):
     clients, _, _, _ = digit_silos(4)
     small = {name: own.subset(np.arange(len(own)) < 20) for name, own in clients.items()}
