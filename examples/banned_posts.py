@@ -61,7 +61,7 @@ def main() -> None:
         # Fine-tuning is no method but the control: so many rounds of simply training on. Scrub has to beat it.
         methods: tuple[UnlearningMethod, ...] = (Retrain(), FineTune(length=3), Scrub(length=3))
         for method in methods:
-            cost = federation.cost(request, method)
+            cost = federation.cost(request, method, adaptive=True)
             print(f"{method.title} would take {cost.rounds} rounds. {cost.guarantee.describe()}")
 
         print("\n                 banned posts   other topics (held-out posts)")

@@ -99,6 +99,7 @@ def make_plan(
     colluders: int = 1,
     deletion_reserve: float = 0.5,
     weight_decay: float = 0.0,
+    saturation: float | None = None,
     local: Mapping[str, float | int] | None = None,
     grid: GridKind = GridKind.FINE,
     sum_bits: int = 16,
@@ -124,6 +125,9 @@ def make_plan(
         noise_multiplier: None takes the smallest that fits the budget.
         deletion_reserve: fraction of the Renyi budget that training leaves for deletions.
         weight_decay: lambda of the L2 term lambda / 2 |w|^2 of what is minimised.
+        saturation: bound on each coordinate of one client's contribution; None for half the clip norm of every unit
+            that a client of average size samples. Certified `newton` needs one that never acts: the clip norm times
+            the units of the largest client.
         local: for the client unit: `epochs`, `batch_size`, `learning_rate` of local training.
         grid: `GridKind.ROTATED` makes sums of `sum_bits` bits; for the client unit and scheme `kahe`.
         sum_bits: width of a coordinate of a sum on the rotated grid.
@@ -152,7 +156,7 @@ def make_plan(
     # A sum in which every sampled unit puts half its clip norm into one coordinate, all the same way, is no gradient
     # any more; what is clamped there costs utility, not privacy. Made from public numbers only.
     sampled = 1.0 if unit is Unit.CLIENT else max(1.0, 0.5 * sampling_rate * nominal_units / clients)
-    saturation = clip_norm * sampled
+    saturation = clip_norm * sampled if saturation is None else saturation
     shares = assured_clients(minimum_cohort, colluders)
     # Renyi divergences add: a training that must leave a part of the budget needs the noise of a longer one. A round
     # that too few clients answered has cost those who answered, so there are some to spare.

@@ -188,11 +188,12 @@ def test_the_parts_of_the_house_are_those_that_exist():
 
 
 def message_types() -> dict[str, type]:
-    """Every message of the protocol, and the two of crypto that are its ground."""
+    """Every message of the protocol that travels, and the two of crypto that are its ground."""
     return {
         registered.tag: cls
         for cls, registered in wire_module._BY_TYPE.items()
-        if cls.__module__.startswith("secure_fu.protocol.") or cls in (Party, Roster)
+        if (cls.__module__.startswith("secure_fu.protocol.") and not registered.tag.startswith("logged-"))
+        or cls in (Party, Roster)
     }
 
 

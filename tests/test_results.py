@@ -104,7 +104,9 @@ def test_a_certificate_is_stated_when_it_has_a_number(stage: Stage, epsilon: flo
     stage.builder.add_unlearned("rollback", "Rollback", unlearned)
     row = stage.result(complete=False)["rows"][1]
     assert row["guarantee"] == "certified"
-    assert row["certificate"] == ({"epsilon": 2.5, "delta": 1e-5, "group_size": 2} if stated else None)
+    assert row["certificate"] == (
+        {"epsilon": 2.5, "delta": 1e-5, "group_size": 2, "view": "every release"} if stated else None
+    )
 
 
 def test_what_a_run_was_made_with_is_written_down(stage: Stage) -> None:

@@ -113,7 +113,7 @@ def test_who_is_forgotten_later_has_paid_for_earlier_deletions_as_one_who_stays(
         federated.train(rounds=4)
         federated.delete(FIRST, Rollback(), adaptive=False)
         federated.train(rounds=1)
-        found = federated.unlearn(SECOND, Scrub(length=2))
+        found = federated.unlearn(SECOND, Scrub(length=2, forgotten_factor=1.0))
         counts = federated.ledger.event_counts("unlearn/rollback", "silo-1", Subject.RETAINED, Phase.BOTH)
         (event,) = counts
         assert counts[event] == 4 + 2 + 1, "training, the re-run, training"

@@ -186,6 +186,8 @@ def _has(cell: CellFigures, name: str) -> bool:
 def _gap_text(gap: Interval | None, figure: Figure) -> str:
     if gap is None:
         return "–"
+    if math.isnan(gap.low):
+        return f"×{_significant(math.exp(gap.value))}" if figure.ratio else f"{100 * gap.value:+.1f}"
     if figure.ratio:
         mean, low, high = (_significant(math.exp(end)) for end in (gap.value, gap.low, gap.high))
         return f"×{mean} ({low} to {high})"

@@ -148,11 +148,13 @@ def gap_interval(cells: Sequence[CellFigures], row: str, figure: str, *, level: 
     """Mean gap over cells with Student's interval, paired by seed.
 
     Returns:
-        None where fewer than two cells have the figure.
+        None where no cell has the figure; for a single one, its gap with NaN ends.
     """
     gaps = [gap(cell, row, FIGURES[figure]) for cell in cells if row in cell.rows]
     known = [value for value in gaps if value is not None]
-    return mean_interval(known, level=level) if len(known) > 1 else None
+    if len(known) == 1:
+        return Interval(value=known[0], low=math.nan, high=math.nan)
+    return mean_interval(known, level=level) if known else None
 
 
 def geometric_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:

@@ -24,7 +24,7 @@ from secure_fu.learning import LinearHead, symmetric_of, triangle_length
 from secure_fu.privacy import Phase, Unit, noised
 from secure_fu.protocol import LocalTask, ReleasedModel, ReleasedSum, SecureSums
 from secure_fu.training import OnRound, Silo, TrainingState, no_observer
-from secure_fu.unlearning.guarantee import CertifiedModel, Guarantee, Heuristic
+from secure_fu.unlearning.guarantee import CertifiedModel, Heuristic
 from secure_fu.unlearning.linear_systems import chebyshev, solve_damped
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
 from secure_fu.unlearning.newton_task import NewtonSum, NewtonTask, second_bound
@@ -140,7 +140,7 @@ class Newton(UnlearningMethod):
         """The original model, its optimiser at rest."""
         return deletion.original.at_rest()
 
-    def guarantee(self, deletion: Deletion) -> Guarantee:
+    def guarantee(self, deletion: Deletion) -> CertifiedModel | Heuristic:
         """Certified at `forget_epsilon` where the conditions hold, for a run that publishes; otherwise heuristic."""
         run = _Run(self, deletion)
         return run.heuristic() if run.noise is None else run.promised(run.noise)

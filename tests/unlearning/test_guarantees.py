@@ -19,6 +19,7 @@ from secure_fu.unlearning import (
     METHODS,
     Baseline,
     Certified,
+    CertifiedModel,
     Correction,
     Exact,
     FineTune,
@@ -86,16 +87,15 @@ def test_a_certificate_for_one_unit_and_one_without_a_bound():
 
 
 def test_the_kind_of_claim_is_in_the_type():
-    for method in METHODS.values():
-        claimed = typing.get_type_hints(method.guarantee)["return"]
-        if issubclass(method, Rerun):
-            assert claimed == Exact | Certified
-        elif issubclass(method, JointRounds):
-            assert claimed is Heuristic
-        else:
-            assert claimed is Baseline
-    assert {name for name, method in METHODS.items() if issubclass(method, Rerun)} == {"retrain", "rollback", "scratch"}
+    claims = {name: typing.get_type_hints(method.guarantee)["return"] for name, method in METHODS.items()}
+    reruns = {name for name, method in METHODS.items() if issubclass(method, Rerun)}
+    assert reruns == {"retrain", "rollback", "scratch"}
     assert {name for name, method in METHODS.items() if issubclass(method, JointRounds)} == {"scrub", "correction"}
+    assert all(claims.pop(name) == Exact | Certified for name in reruns)
+    assert claims.pop("finetune") is Baseline
+    assert claims.pop("newton") == CertifiedModel | Heuristic
+    assert set(claims.values()) == {Heuristic}, claims
+    assert {name for name, method in METHODS.items() if method.baseline} == {"finetune", "scratch"}
 
 
 @pytest.mark.parametrize("family", [Rerun, JointRounds])
@@ -169,7 +169,7 @@ def federation(noise_multiplier=None, **arguments):
 
 
 def test_a_certificate_is_what_the_group_of_forgotten_units_had_paid_up_to_the_checkpoint():
-    method = Rollback(forget_epsilon=4.0)
+    method = Rollback(forget_epsilon=11.0)
     with federation(joins={"silo-4": 3}, methods=[method]) as federated:
         federated.train()
         request = DeletionRequest.some_records("silo-4", (2, 5, 6))
