@@ -151,7 +151,7 @@ def test_methods_are_abstract_until_they_say_everything():
 # By the ledger of a real federation
 
 
-def federation(noise_multiplier=None, **arguments):
+def federation(noise_multiplier=None, every=1, **arguments):
     clients, _, _, _ = digit_silos(5)
     clients = {name: own.subset(np.arange(len(own)) < 20) for name, own in clients.items()}
     module = mlp(64, (4,), 10, seed=0)
@@ -163,14 +163,14 @@ def federation(noise_multiplier=None, **arguments):
         rounds=6,
         sampling_rate=0.3,
         noise_multiplier=noise_multiplier,
-        checkpoint_every=1,
+        checkpoint_every=every,
     )
     return Federation(module, clients, plan=plan, scheme_name="plain", **arguments)
 
 
 def test_a_certificate_is_what_the_group_of_forgotten_units_had_paid_up_to_the_checkpoint():
-    method = Rollback(forget_epsilon=11.0)
-    with federation(joins={"silo-4": 3}, methods=[method]) as federated:
+    method = Rollback(forget_epsilon=100.0)
+    with federation(every=5, joins={"silo-4": 3}, methods=[method]) as federated:
         federated.train()
         request = DeletionRequest.some_records("silo-4", (2, 5, 6))
         assert [method.checkpoint(federated.deletion(request))] == [5], "it stops short of the last round"
