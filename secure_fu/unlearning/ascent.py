@@ -20,11 +20,12 @@ from secure_fu.errors import ArgumentError
 from secure_fu.learning import client_update, cross_entropy
 from secure_fu.privacy import Phase
 from secure_fu.protocol import LocalTask, ReleasedModel, RoundTerms, SecureSums
-from secure_fu.training import OnRound, Silo, TrainingState, clipped_gradients, no_observer, train
+from secure_fu.training import OnRound, Silo, clipped_gradients, no_observer
 from secure_fu.training.local_updates import local_training
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.joint import JointTask
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
+from secure_fu.unlearning.rerun import train_without
 
 __all__ = ["Ascent"]
 
@@ -109,10 +110,6 @@ class Ascent(UnlearningMethod):
         """`length` and `recovery` together."""
         return self.length + self.recovery
 
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        """The original model, its optimiser at rest."""
-        return deletion.original.at_rest()
-
     def guarantee(self, deletion: Deletion) -> Heuristic:
         """No more than what the rounds do, in words."""
         return Heuristic(
@@ -140,15 +137,12 @@ class Ascent(UnlearningMethod):
             state = state.step(sums.secure_sum(request), recipe, rate_factor=self.rate_factor, training=False)
             state = replace(state, model=_projected(state.model, centre, radius))
             on_round(state)
-        state = train(
+        state = train_without(
             sums,
-            recipe,
+            deletion,
             state.at_rest(),
             self.recovery,
             purpose=self.purpose,
-            phase=Phase.UNLEARNING,
-            forgotten_rate=0.0,
-            training=False,
             on_round=on_round,
         )
         return Outcome(state=state, guarantee=self.guarantee(deletion))

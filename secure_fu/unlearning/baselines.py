@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from secure_fu.errors import ArgumentError
-from secure_fu.training import TrainingState
 from secure_fu.unlearning.guarantee import Baseline
 from secure_fu.unlearning.method import Deletion
 from secure_fu.unlearning.rerun import Rerun, TrainingRounds
@@ -48,10 +47,6 @@ class FineTune(_FewRounds):
 
     name: ClassVar[str] = "finetune"
     title: ClassVar[str] = "Fine-tuning"
-
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        """The original model, its optimiser at rest."""
-        return deletion.original.at_rest()
 
     def guarantee(self, deletion: Deletion) -> Baseline:
         """None: what was learnt from the data stays until other steps wash it out."""

@@ -24,16 +24,15 @@ from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import (
     OnRound,
     Silo,
-    TrainingState,
     TrainingTask,
     no_observer,
     sample_units,
     single_update,
-    train,
 )
 from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
+from secure_fu.unlearning.rerun import train_without
 
 __all__ = ["Fisher"]
 
@@ -142,10 +141,6 @@ class Fisher(UnlearningMethod):
         """All rounds that measure, and `recovery`."""
         return self.measurements + 1 + self.recovery
 
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        """The original model, its optimiser at rest."""
-        return deletion.original.at_rest()
-
     def guarantee(self, deletion: Deletion) -> Heuristic:
         """No more than what the rounds do, in words."""
         return Heuristic(
@@ -184,15 +179,12 @@ class Fisher(UnlearningMethod):
         start = ReleasedModel.public(deletion.model.vector())
         vector = state.model.vector.copy()
         vector[chosen] = start.vector[chosen]
-        state = train(
+        state = train_without(
             sums,
-            recipe,
+            deletion,
             replace(state, model=state.model.derived(vector, *goes, *stays)),
             self.recovery,
             purpose=self.purpose,
-            phase=Phase.UNLEARNING,
-            forgotten_rate=0.0,
-            training=False,
             on_round=on_round,
         )
         return Outcome(state=state, guarantee=self.guarantee(deletion))

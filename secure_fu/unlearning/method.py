@@ -168,13 +168,13 @@ class UnlearningMethod(ABC):
         """Most rounds that a run can take after so many rounds of training; for planning, before any deletion."""
         return trained
 
-    @abstractmethod
     def start_state(self, deletion: Deletion) -> TrainingState:
-        """The state that a run begins from, a function of released ones.
+        """The state that a run begins from, a function of released ones: the original, its optimiser at rest.
 
         Raises:
             CheckpointError: the checkpoint that it needs is missing or corrupt.
         """
+        return deletion.original.at_rest()
 
     @abstractmethod
     def guarantee(self, deletion: Deletion) -> Guarantee:

@@ -136,10 +136,6 @@ class Newton(UnlearningMethod):
         second = hessians if self.hessian is HessianForm.SUM else max(hessians, self.steps * self.products)
         return self.steps + second + 1
 
-    def start_state(self, deletion: Deletion) -> TrainingState:
-        """The original model, its optimiser at rest."""
-        return deletion.original.at_rest()
-
     def guarantee(self, deletion: Deletion) -> CertifiedModel | Heuristic:
         """Certified at `forget_epsilon` where the conditions hold, for a run that publishes; otherwise heuristic."""
         run = _Run(self, deletion)

@@ -12,7 +12,31 @@ from secure_fu.training import OnRound, Silo, TrainingState, no_observer, train,
 from secure_fu.unlearning.guarantee import NOT_ADAPTIVE, Certified, Exact
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
 
-__all__ = ["Rerun", "TrainingRounds"]
+__all__ = ["Rerun", "TrainingRounds", "train_without"]
+
+
+def train_without(
+    sums: SecureSums,
+    deletion: Deletion,
+    state: TrainingState,
+    rounds: int,
+    *,
+    purpose: str,
+    counts_as_training: bool = False,
+    on_round: OnRound = no_observer,
+) -> TrainingState:
+    """Rounds of training, for a method, that no forgotten unit enters."""
+    return train(
+        sums,
+        deletion.recipe,
+        state,
+        rounds,
+        purpose=purpose,
+        phase=Phase.UNLEARNING,
+        forgotten_rate=0.0,
+        training=counts_as_training,
+        on_round=on_round,
+    )
 
 
 class TrainingRounds(UnlearningMethod):
@@ -43,15 +67,13 @@ class TrainingRounds(UnlearningMethod):
     @final
     def run(self, sums: SecureSums, deletion: Deletion, on_round: OnRound = no_observer) -> Outcome:
         """See :meth:`UnlearningMethod.run`."""
-        state = train(
+        state = train_without(
             sums,
-            deletion.recipe,
+            deletion,
             self.start_state(deletion),
             self.training_rounds(deletion),
             purpose=self.purpose,
-            phase=Phase.UNLEARNING,
-            forgotten_rate=0.0,
-            training=self.counts_as_training,
+            counts_as_training=self.counts_as_training,
             on_round=on_round,
         )
         return Outcome(state=state, guarantee=self.guarantee(deletion))
