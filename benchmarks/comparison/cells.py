@@ -189,7 +189,7 @@ class _Cell:
         """Run a method; a refusal becomes a row that says why."""
         request = self._cast.request
         try:
-            cost = self._federation.cost(request, method)
+            cost = self._federation.cost(request, method, adaptive=False)
             if isinstance(method, Rerun) and method.name == "rollback" and cost.rounds == cost.retraining_rounds:
                 raise MethodRefused("no checkpoint is from before the data took part: it would be retraining")
             self._clock.lap()
@@ -227,7 +227,7 @@ class _Cell:
         done = self._federation.unlearn(request, longest, on_round=observe)
         for method in methods:
             row = f"{method.name} {method.length}"
-            cost = self._federation.cost(request, method)
+            cost = self._federation.cost(request, method, adaptive=False)
             self._measure(row, states[method.length - 1])
             self._rows[row] |= {
                 **_described(method, cost.guarantee, done.traffic[: method.length]),
