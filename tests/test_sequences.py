@@ -18,10 +18,10 @@ SECOND = DeletionRequest.whole_client("silo-1")
 ROUNDS = 6
 
 
-def started(*, joins=None, methods=(), clients=None, randomness=None, every=1, rounds=ROUNDS, **arguments):
+def started(*, joins=None, methods=(), clients=None, randomness=None, every=1, rounds=ROUNDS, minimum=4, **arguments):
     module = mlp(5, (), 3, 0)
     plan = plan_for(
-        module, clients=5, rounds=rounds, minimum=4, noise_multiplier=40.0, checkpoint_every=every, **arguments
+        module, clients=5, rounds=rounds, minimum=minimum, noise_multiplier=40.0, checkpoint_every=every, **arguments
     )
     return federation(
         module=module,
@@ -141,7 +141,7 @@ def test_a_certificate_counts_the_rounds_that_are_in_the_state_and_no_others():
 
 
 def test_adaptive_requests_weaken_what_was_proved():
-    with started() as federated:
+    with started(methods=[FineTune(length=1)]) as federated:
         federated.train(rounds=4)
         assert isinstance(federated.cost(FIRST, Rollback(), adaptive=False).guarantee, Exact)
         found = federated.cost(FIRST, Rollback(), adaptive=True).guarantee
@@ -156,6 +156,48 @@ def test_adaptive_requests_weaken_what_was_proved():
         assert isinstance(weakened, Certified)
         assert (weakened.epsilon, weakened.group_size) == (found.epsilon, 2)
         assert "chosen after seeing" in weakened.describe()
+
+
+def test_what_came_of_an_adaptive_request_weakens_later_claims_as_well():
+    """Whom it removed may tell what models knew: a trace in all that follows (Gupta et al. 2021)."""
+    with started(methods=[FineTune(length=1)]) as federated:
+        federated.train(rounds=4)
+        assert isinstance(federated.cost(SECOND, Retrain(), adaptive=False).guarantee, Exact)
+        federated.delete(FIRST, FineTune(length=1), adaptive=True)
+        found = federated.cost(SECOND, Retrain(), adaptive=False).guarantee
+        assert isinstance(found, Certified)
+        assert found.epsilon == federated.deletion(SECOND).last_epsilon
+
+
+def test_settings_chosen_late_weaken_what_was_proved_before():
+    with started() as federated:
+        federated.train(rounds=4)
+        federated.delete(FIRST, Rollback(), adaptive=False)
+        federated.delete(SECOND, Scrub(length=1), adaptive=False)
+        assert isinstance(federated.executed[0].guarantee, Certified)
+
+
+def test_a_state_with_more_releases_takes_the_place_of_the_checkpoint_of_its_round():
+    """A client that was never charged leaves by scrub; another was in those rounds, and then asks for a rollback."""
+    joins = {"silo-4": 4, "silo-3": 4}
+    with started(joins=joins, methods=[Scrub(length=2)], minimum=3) as federated:
+        federated.train(rounds=4)
+        federated.delete(DeletionRequest.whole_client("silo-4"), Scrub(length=2), adaptive=False)
+        before = federated.state
+        deletion = federated.deletion(DeletionRequest.whole_client("silo-3"))
+        assert deletion.last_epsilon > 0.0, "it was in the rounds of the scrub"
+        assert deletion.joined_at < 4
+        found = federated.delete(DeletionRequest.whole_client("silo-3"), Rollback(), adaptive=False)
+        assert len(found.traffic) > 0
+        assert found.state.model.digest != before.model.digest
+
+
+def test_what_was_tried_out_counts_for_requests_that_may_have_seen_it():
+    with started() as federated:
+        federated.train(rounds=4)
+        before = federated.deletion(SECOND).last_epsilon
+        federated.unlearn(SECOND, Scrub(length=2))
+        assert federated.deletion(SECOND).last_epsilon > before
 
 
 def test_a_client_that_no_round_has_touched_is_forgotten_exactly_whoever_chose():

@@ -21,7 +21,7 @@ from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clien
 from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import TRAIN, OnRound, Silo, TrainingState, check_whole_units, training_task
-from secure_fu.unlearning import Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
+from secure_fu.unlearning import CertifiedModel, Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
 
 __all__ = ["Branches", "Marks", "Request", "Unlearned", "holders", "present_training"]
 
@@ -151,6 +151,7 @@ class Branches:
                 forgotten_units=run.deletion.forgotten_units,
                 guarantee=run.unlearned.guarantee,
                 if_adaptive=_if_adaptive(method, run.deletion, run.unlearned.guarantee),
+                chosen_late=run.deletion.adaptive or not run.deletion.declared(method),
             ),
             method=method,
             deletion=run.deletion,
@@ -214,7 +215,7 @@ class Branches:
         line = self._line.begun
         unit = self._plan.recipe.unit
         # What clients remember of rounds that the outcome does not come from goes with them.
-        after = method.start_state(deletion).last_round if execute else None
+        after = self._remembered_until(method, deletion) if execute else None
         silos = {
             name: silo.forgetting(self._present(name, marks[name]), unit, continues_after=after)
             for name, silo in self._silos.items()
@@ -261,6 +262,14 @@ class Branches:
             sums=sums,
             transcript=transcript,
         )
+
+    def _remembered_until(self, method: UnlearningMethod, deletion: Deletion) -> int:
+        """The last round of training that clients still remember after a deletion."""
+        if isinstance(method.guarantee(deletion), CertifiedModel):
+            # What is certified is the published model alone: models that knew the data must not come back through it.
+            before = max(rounds for rounds in deletion.checkpoints.rounds if rounds <= deletion.joined_at)
+            return deletion.checkpoints.load(before).last_round
+        return method.start_state(deletion).last_round
 
     def _cost(self, method: UnlearningMethod, deletion: Deletion, marks: Marks) -> Cost:
         planned = method.plan(deletion)
@@ -321,10 +330,12 @@ class Branches:
             forgotten_units=units,
             unit_epsilon=self._line.unit_epsilon(touched, units),
             last_epsilon=self._line.last_epsilon(touched, units),
+            untouched=self._line.untouched(touched),
             delta=self._plan.budget.delta,
             assured=assured_clients(self._plan.minimum_cohort, self._plan.colluders),
             cohort=len(self._cohort(self._line.begun.sums.next_round)),
-            adaptive=adaptive,
+            # Who was deleted before, chosen by what models knew, is a trace of it in all that follows.
+            adaptive=adaptive or any(entry.chosen_late for entry in self._line.executed),
             declared=self._methods.__contains__,
             earlier=tuple(entry.guarantee for entry in self._line.executed),
         )

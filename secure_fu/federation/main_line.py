@@ -21,7 +21,7 @@ from secure_fu.federation.main_line_file import Executed, Standing, read_standin
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
 from secure_fu.protocol import InProcessSums, Transcript
 from secure_fu.training import CheckpointStore, Lineage, TrainingState
-from secure_fu.unlearning import Deletion, Rerun, UnlearningMethod
+from secure_fu.unlearning import CertifiedModel, Deletion, Rerun, UnlearningMethod
 
 __all__ = ["ORIGINAL", "Executed", "MainLine"]
 
@@ -136,17 +136,17 @@ class MainLine:
         """
         if isinstance(method, Rerun):
             kept = method.checkpoint(deletion)
-            start = self.lineage if kept == deletion.rounds else self.checkpoints.lineage(kept)
+            start = self.checkpoints.lineage(kept)
         else:
-            kept, start = deletion.joined_at, self.lineage
+            # The outcome takes the place of a checkpoint with as many rounds of training: it has releases that this
+            # one has not.
+            kept, start = min(deletion.joined_at, deletion.rounds - 1), self.lineage
         self._before, self._begun, self.state = start, Begun(executed.branch, sums, transcript), state
         self.branch = executed.branch
         for name, mask in marks.items():
             if mask.any():
                 self.gone[name] = self.gone[name] | mask if name in self.gone else mask
-        if deletion.adaptive:
-            self.executed = tuple(replace(entry, guarantee=entry.if_adaptive) for entry in self.executed)
-        self.executed = (*self.executed, executed)
+        self.executed = (*(_after(entry, executed) for entry in self.executed), executed)
         # From here on the deletion is executed, whatever comes: what follows is done again when it was interrupted.
         if self._directory is not None:
             write_standing(
@@ -196,22 +196,37 @@ class MainLine:
         )
         return value if math.isfinite(value) else None
 
+    def untouched(self, clients: Collection[str]) -> bool:
+        """Whether nothing that was released has charged any of these clients' units."""
+        return not any(not charged.isdisjoint(clients) for _, charged in self._charges(None))
+
     def _touched(self, clients: Collection[str], lineage: Lineage) -> bool:
         return any(not charged.isdisjoint(clients) for _, charged in self._charges(lineage))
 
     def _charges(self, lineage: Lineage | None) -> Iterator[tuple[GaussianSumEvent, frozenset[str]]]:
-        """What the rounds behind a state charged retained units, and whose; None for all that was released."""
-        upto = dict(lineage) if lineage is not None else dict.fromkeys(self._branches(), math.inf)
+        """What the rounds behind a state charged retained units, and whose.
+
+        Args:
+            lineage: of the state; None for all that was released. That is also what was tried out beside the main line,
+                where the units may have been forgotten ones: the larger charge counts.
+        """
+        upto = dict.fromkeys(self._ledger.branches, math.inf) if lineage is None else dict(lineage)
         for branch, last in upto.items():
             if branch not in self._ledger.branches:
                 continue  # nothing was asked yet
             for event in self._ledger.events(branch):
-                charge = event.charges[Subject.RETAINED]
+                charges = [charge for charge in event.charges.values() if charge is not None]
+                own = event.charges[Subject.RETAINED]
+                charge = own if lineage is not None else max(charges, key=lambda one: one.sampling_rate, default=None)
                 if charge is not None and event.round_number <= last:
                     yield charge, frozenset(event.charged)
 
-    def _branches(self) -> Iterator[str]:
-        branch: str | None = self.branch
-        while branch is not None:
-            yield branch
-            branch = self._ledger.branches.get(branch)
+
+def _after(entry: Executed, newest: Executed) -> Executed:
+    """A deletion with its guarantee as it stands after a newer one."""
+    guarantee = entry.if_adaptive if newest.chosen_late else entry.guarantee
+    if isinstance(guarantee, CertifiedModel) and isinstance(newest.guarantee, CertifiedModel):
+        # The newest model has a residual as well, and its certificate counts both.
+        found, former = newest.guarantee.epsilon, guarantee.epsilon
+        guarantee = replace(guarantee, epsilon=None if found is None or former is None else max(found, former))
+    return replace(entry, guarantee=guarantee)

@@ -39,9 +39,10 @@ class Executed:
         method: by its name.
         branch: of the ledger, that the deletion's rounds are in.
         forgotten_units: how many units, the size of the group that the guarantee is about.
-        guarantee: as it stands. A later request that may have been chosen after seeing models weakens what was proved
-            for requests that were not.
+        guarantee: as it stands. A later request or method that may have been chosen after seeing models weakens what
+            was proved for those that were not.
         if_adaptive: what is left of it then.
+        chosen_late: whether this request, or the method's settings, may have been.
     """
 
     request: DeletionRequest | DeletionBatch
@@ -50,6 +51,7 @@ class Executed:
     forgotten_units: int
     guarantee: Guarantee
     if_adaptive: Guarantee
+    chosen_late: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,6 +95,7 @@ def write_standing(directory: Path, standing: Standing) -> None:
                 "forgotten_units": one.forgotten_units,
                 "guarantee": _tagged(one.guarantee),
                 "if_adaptive": _tagged(one.if_adaptive),
+                "chosen_late": one.chosen_late,
             }
             for one in standing.executed
         ],
@@ -129,6 +132,7 @@ def read_standing(directory: Path) -> Standing | None:
                 forgotten_units=one["forgotten_units"],
                 guarantee=_untagged(one["guarantee"]),
                 if_adaptive=_untagged(one["if_adaptive"]),
+                chosen_late=one["chosen_late"],
             )
             for one in values["executed"]
         )

@@ -5,8 +5,9 @@ unit (or in ``group_size`` of one client's units), for somebody who sees every r
 
 - *phase*: the unlearning transcript with the unit's data as a forgotten unit's, against without it.
 - *pair*: everything released before and after together, against the unit never having joined.
-- *who asked*: the unlearning transcript where the unit left, against where it stayed and somebody else asked. Training
-  is the same in both worlds, so it holds for the releases of training and unlearning together.
+- *who asked*: the unlearning transcript where the unit left, against where it stayed. Training before is the same in
+  both worlds, so it holds for the releases up to the end of the unlearning rounds; in training that goes on afterwards
+  who stayed contributes again.
   :mod:`secure_fu.privacy.exchange` has the theorem.
 
 Assumes, beside what the charges assume: which units asked is nowhere public but in these sums. What the server

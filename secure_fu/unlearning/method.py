@@ -46,6 +46,7 @@ class Deletion:
         unit_epsilon: epsilon that a group of the forgotten units' size had paid for the checkpoint after a number of
             training rounds, from the ledger, for the units that paid most; None where it is infinite.
         last_epsilon: the same for all that was released before the request.
+        untouched: whether no round that was released has charged a forgotten unit.
         delta: at which epsilon is stated.
         assured: shares of noise that are in each sum for certain, minimum cohort - colluders.
         cohort: number of clients that a round invites now.
@@ -62,6 +63,7 @@ class Deletion:
     forgotten_units: int
     unit_epsilon: Callable[[int], float | None]
     last_epsilon: float | None
+    untouched: bool
     delta: float
     assured: int
     cohort: int

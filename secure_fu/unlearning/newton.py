@@ -229,8 +229,9 @@ class _Run:
     def heuristic(self) -> Heuristic:
         return Heuristic(f"{self.method.steps} Newton steps of the retained data's loss; {self.obstacle}")
 
-    def promised(self, noise: OutputNoise) -> CertifiedModel:
-        return noise.certificate(noise.limit, *self._words(noise, noise.limit, self.deletion.cohort))
+    def promised(self, noise: OutputNoise, clients: int | None = None) -> CertifiedModel:
+        clients = self.deletion.cohort if clients is None else clients
+        return noise.certificate(noise.limit, *self._words(noise, noise.limit, clients))
 
     def _words(self, noise: OutputNoise, shift: float, clients: int) -> tuple[str, tuple[str, ...]]:
         """Reason and assumptions."""
@@ -249,7 +250,8 @@ class _Run:
             f"clients send true gradients, {deletion.assured} of them at least with their noise, and none holds more "
             f"than {deletion.recipe.nominal_units} records",
             "the head's features are public",
-            "the request is taken as given, whatever it was chosen by",
+            "the request and the settings are taken as given; this is the only run, for each more, published or not, "
+            "adds its probability of failure to delta",
         )
         return reason, assumptions
 
@@ -281,7 +283,9 @@ class _Run:
         released, _ = self._gradient(sums, state)
         model = state.model.vector.astype(np.float64)
         shift = self.bound.distance(released, model)
-        guarantee = noise.certificate(shift, *self._words(noise, shift, len(released.participants)))
+        noise.certificate(shift, "measured", ())
+        # The measured distance is a sum's, which who sees published models alone has not seen: they get its limit.
+        guarantee = self.promised(noise, len(released.participants))
         published = noised(model, sigma=noise.sigma, step=noise.step, stream=_SystemWords())
         state = replace(_after(state, released), model=state.model.derived(published, released))
         on_round(state)

@@ -103,15 +103,14 @@ class Rerun(TrainingRounds):
     @final
     def start_state(self, deletion: Deletion) -> TrainingState:
         """The state at the checkpoint, with the optimiser as it was then."""
-        checkpoint = self.checkpoint(deletion)
-        return deletion.original if checkpoint == deletion.rounds else deletion.checkpoints.load(checkpoint)
+        return deletion.checkpoints.load(self.checkpoint(deletion))
 
     @final
     def guarantee(self, deletion: Deletion) -> Exact | Certified:
         """What follows from the checkpoint and the ledger; no subclass can claim more."""
         kept = self.checkpoint(deletion)
         chosen_late = deletion.adaptive or not deletion.declared(self)
-        if kept <= deletion.joined_at and (not chosen_late or deletion.last_epsilon == 0.0):
+        if kept <= deletion.joined_at and (not chosen_late or deletion.untouched):
             return Exact(self._why_exact(kept, deletion), assumptions=() if chosen_late else (NOT_ADAPTIVE,))
         if chosen_late:
             choice = (

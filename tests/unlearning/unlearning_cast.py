@@ -152,6 +152,7 @@ def deletion(
         forgotten_units=units,
         unit_epsilon=paid,
         last_epsilon=paid(own.rounds) if last is None else last,
+        untouched=False,
         delta=1e-5,
         assured=2,
         cohort=3,
