@@ -17,7 +17,8 @@ class Requirement:
     """The least that a deletion has to guarantee.
 
     Attributes:
-        kind: `Exact` or `Certified`; exact satisfies both.
+        kind: `Exact` or `Certified`; exact satisfies both. Each certificate has a view: that of `newton` is of who sees
+            published models alone.
         epsilon: for `Certified`, the largest that will do; None for any finite one.
 
     Raises:
