@@ -163,7 +163,7 @@ def test_certificates_and_rates_are_shown(tmp_path: Path) -> None:
         guarantee="certified", certificate={"epsilon": 0.75, "delta": 1e-6, "group_size": 12, "view": "every release"}
     )
     words = report(result, tmp_path)[1].words
-    assert "Certificate: epsilon 0.75 at delta 1e-06, for 12 records together." in words
+    assert "Certificate: epsilon 0.75 at delta 1e-06, for 12 records together, in the view of every release." in words
     assert "0.010 to 0.017" in words
 
 
