@@ -421,9 +421,12 @@ def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):
         federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
     assert {path.name for path in tmp_path.iterdir()} == {
         *("ledger.sqlite", "key_holder.sqlite", "transcript.jsonl", "roster.bin", "policy.toml", "clients"),
-        *("checkpoints", "histories"),
+        "checkpoints",
     }
     assert {path.name for path in (tmp_path / "clients").iterdir()} == {"original.sqlite", "unlearn-finetune.sqlite"}
+    assert [path for path in tmp_path.rglob("*") if "histor" in str(path.relative_to(tmp_path))] == [], (
+        "whoever is given the directory must not find the clients' secret samples"
+    )
     lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
     assert [line["branch"] for line in lines] == ["original", "original", "unlearn/finetune"]
     assert [line["round"] for line in lines] == [0, 1, 2]

@@ -177,7 +177,7 @@ def test_whoever_has_roster_and_policy_can_check_a_finished_run(tmp_path, scheme
     assert {
         str(path.relative_to(tmp_path))
         for path in tmp_path.rglob("*")
-        if path.is_file() and path.relative_to(tmp_path).parts[0] not in ("histories", "checkpoints")
+        if path.is_file() and path.relative_to(tmp_path).parts[0] != "checkpoints"
     } == {
         *("ledger.sqlite", "roster.bin", "policy.toml", "transcript.jsonl", RECORDS[scheme_name]),
         *(f"clients/{name}.sqlite" for name in ("original", "unlearn-finetune", "unlearn-correction")),

@@ -59,7 +59,8 @@ class Federation:
         vanishes: whether an invited client fails to answer, by (round number, client name): a simulated accident.
         member_vanishes: the same for the committee's members, asked before they vote and before they answer.
         directory: where ledger, transcript, roster, policy, checkpoints and the parties' records are kept; None keeps
-            them in a temporary one until closed.
+            them in a temporary one until closed. What clients remember is kept elsewhere until closed, and in it only
+            where the federation is resumable.
         keep_history: whether clients keep what the methods `correction` and `eraser` need, from the first round on.
         methods: those that are declared before training with other settings than their own, and methods of your own.
             Those of the package are declared as they are. Certificates of re-runs stand on it.
@@ -122,12 +123,17 @@ class Federation:
         stacked = StackedUpdates(self.model, clients) if recipe.unit is Unit.CLIENT else None
         self._records = dict(sorted(clients.items()))
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._memories: tempfile.TemporaryDirectory[str] | None = None
         if directory is None and (resumable or not new):
             raise ArgumentError("directory", directory, "a directory that outlives the process, to be opened again")
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
         histories = directory / "histories"
+        if new and not resumable:
+            # Whoever is given the directory must not find the clients' secret samples in it.
+            self._memories = tempfile.TemporaryDirectory(prefix="secure-fu-histories-")
+            histories = Path(self._memories.name)
         try:
             self._parties = Parties(
                 self._records,
@@ -257,8 +263,9 @@ class Federation:
         self._remove_scratch()
 
     def _remove_scratch(self) -> None:
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        for temporary in (self._scratch, self._memories):
+            if temporary is not None:
+                temporary.cleanup()
 
     def __enter__(self) -> Federation:
         return self
