@@ -75,6 +75,20 @@ def test_a_certified_deletion_is_executed_and_training_and_deletions_go_on(schem
         assert "1 certified deletions before" in again.reason
 
 
+def test_models_that_knew_the_data_do_not_come_back_through_what_clients_remember():
+    """What is certified is the published model alone; a later correction would compute on the models of then."""
+    method = Newton(steps=3, noise_multiplier=3.0)
+    with head_federation(method) as federation:
+        federation.train(rounds=6)
+        knew = [federation.checkpoints.load(rounds).model.digest for rounds in range(1, 6)]
+        remembered = {digest for silo in federation._silos.values() for digest in silo.history.digests}
+        assert remembered >= set(knew)
+        federation.delete(REQUEST, method, adaptive=True)
+        assert federation.checkpoints.rounds == (0, 6)
+        left = {digest for silo in federation._silos.values() for digest in silo.history.digests}
+        assert left.isdisjoint(knew)
+
+
 def test_products_travel_with_their_direction():
     method = Newton(steps=1, hessian="products", products=3, noise_multiplier=3.0, output_noise=1e3)
     with head_federation(method) as federation:
