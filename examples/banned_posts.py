@@ -10,12 +10,10 @@ from __future__ import annotations
 import re
 from pydoc_data.topics import topics as chapters
 
-import torch
 from sklearn.feature_extraction.text import HashingVectorizer
-from torch import nn
 
 from secure_fu import DeletionRequest, Federation, FineTune, Records, Retrain, Scrub, UnlearningMethod, make_plan
-from secure_fu.learning import iid, logistic, split_records
+from secure_fu.learning import iid, logistic, module_accuracy, split_records
 
 TOPICS, BANNED = ("specialnames", "compound", "string-methods", "debugger"), "debugger"
 SERVERS, WORDS = 5, 128  # so many columns for the words, by a fixed hash: a vocabulary counted from posts would leak
@@ -27,12 +25,6 @@ def posts() -> Records:
     kept = [(post, label) for post, label in found if len(re.findall(r"[a-z]{3,}", post.lower())) >= 8]
     bags = HashingVectorizer(n_features=WORDS, stop_words="english").transform([post for post, _ in kept])
     return Records.from_arrays(bags.toarray(), [label for _, label in kept])
-
-
-def accuracy(module: nn.Module, records: Records) -> float:
-    """Share of records that the module labels right."""
-    with torch.no_grad():
-        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
 
 
 def main() -> None:
@@ -65,11 +57,12 @@ def main() -> None:
             print(f"{method.title} would take {cost.rounds} rounds. {cost.guarantee.describe()}")
 
         print("\n                 banned posts   other topics (held-out posts)")
-        print(f"before           {accuracy(trained, banned):8.0%} {accuracy(trained, kept):14.0%}")
+        print(f"before           {module_accuracy(trained, banned):8.0%} {module_accuracy(trained, kept):14.0%}")
         for method in methods:
             outcome = federation.unlearn(request, method)
             module = federation.module_of(outcome.state)
-            print(f"after {method.name:10} {accuracy(module, banned):8.0%} {accuracy(module, kept):14.0%}")
+            print(f"after {method.name:10} {module_accuracy(module, banned):8.0%} ", end="")
+            print(f"{module_accuracy(module, kept):14.0%}")
 
         hidden = outcome.confidentiality
         print("\nWhat somebody who sees every sum can tell of one banned post, after scrub, at most:")

@@ -7,12 +7,9 @@ belongs to is made up.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
 from secure_fu import DeletionBatch, DeletionRequest, Federation, Records, Retrain, Rollback, Scrub, Unit, make_plan
 from secure_fu.errors import GuaranteeError
-from secure_fu.learning import digits, iid, logistic
+from secure_fu.learning import digits, iid, logistic, module_accuracy
 from secure_fu.unlearning import Certified, Requirement
 
 BANKS, DIGITS = 5, 2  # banks, and digits of one account
@@ -22,12 +19,6 @@ def accounts(bank: str, records: Records) -> Records:
     """The same records, with the name of an account for each."""
     owners = [f"{bank}/account-{number // DIGITS:03d}" for number in range(len(records))]
     return Records.from_arrays(records.features, records.labels, groups=owners)
-
-
-def accuracy(module: nn.Module, records: Records) -> float:
-    """Share of records that the module labels right."""
-    with torch.no_grad():
-        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
 
 
 def main() -> None:
@@ -59,8 +50,8 @@ def main() -> None:
 
     # Settings that are chosen after training would void a rollback's certificate, so they are declared before it.
     with Federation(model, banks, plan=plan, methods=(rollback,)) as federation:
-        federation.train()
-        print(f"Trained: accuracy {accuracy(federation.module_of(federation.state), data.test):.2f}")
+        trained = federation.module_of(federation.train())
+        print(f"Trained: accuracy {module_accuracy(trained, data.test):.2f}")
         print(f"\nAsked: {closed.describe()}.")
         paid = federation.deletion(closed).last_epsilon
         print(f"As it is, the model is within epsilon {paid:.2f} of one without them. Required: {required.epsilon:g}.")
@@ -79,8 +70,8 @@ def main() -> None:
         retrained = federation.unlearn(closed, Retrain())
         deleted = federation.delete(closed, rollback, adaptive=False, require=required)
         print(f"\nDeleted in {len(deleted.traffic)} rounds: {deleted.guarantee.describe()}")
-        print(f"Accuracy {accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")
-        print(f"after retraining {accuracy(federation.module_of(retrained.state), data.test):.2f}.")
+        print(f"Accuracy {module_accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")
+        print(f"after retraining {module_accuracy(federation.module_of(retrained.state), data.test):.2f}.")
         hidden = deleted.confidentiality
         print("\nWhat somebody who sees every sum can tell of one closed account, at most:")
         print(f"phase     {hidden.phase.describe()} (what was on its slips, from the rounds of the deletion)")

@@ -7,19 +7,10 @@ with nothing but its share of the noise. Encrypted, that looks like any other an
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
-from secure_fu import DeletionRequest, Federation, Records, Retrain, Rollback, Unit, make_plan
-from secure_fu.learning import digits, iid, logistic
+from secure_fu import DeletionRequest, Federation, Retrain, Rollback, Unit, make_plan
+from secure_fu.learning import digits, iid, logistic, module_accuracy
 
 DEVICES, LEAVER = 60, "device-42"
-
-
-def accuracy(module: nn.Module, records: Records) -> float:
-    """Share of records that the module labels right."""
-    with torch.no_grad():
-        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
 
 
 def main() -> None:
@@ -44,8 +35,8 @@ def main() -> None:
     rollback = Rollback(forget_epsilon=3.0)  # back to where the device had paid at most this
 
     with Federation(model, devices, plan=plan, methods=(rollback,)) as federation:
-        federation.train()
-        print(f"Trained: accuracy {accuracy(federation.module_of(federation.state), data.test):.2f}")
+        trained = federation.module_of(federation.train())
+        print(f"Trained: accuracy {module_accuracy(trained, data.test):.2f}")
         request = DeletionRequest.whole_client(LEAVER)
         print(f"\nAsked: {request.describe()}.")
         for method in (Retrain(), rollback):
@@ -60,7 +51,7 @@ def main() -> None:
         for done in (retrained, deleted):
             hidden = done.confidentiality
             print(f"{done.method:10} {len(done.traffic):6} ", end="")
-            print(f"{accuracy(federation.module_of(done.state), data.test):9.2f} ", end="")
+            print(f"{module_accuracy(federation.module_of(done.state), data.test):9.2f} ", end="")
             print(f" {hidden.phase.describe()}  {hidden.pair.describe()}  {hidden.who_asked.describe()}")
         print("phase: what the rounds of the deletion tell of the device's data")
         print("pair: what everything before and after tells of whether it ever took part")

@@ -7,19 +7,10 @@ repeats three rounds.
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
-from secure_fu import DeletionRequest, Exact, Federation, Records, Requirement, Retrain, Rollback, make_plan
-from secure_fu.learning import breast_cancer, iid, logistic
+from secure_fu import DeletionRequest, Exact, Federation, Requirement, Retrain, Rollback, make_plan
+from secure_fu.learning import breast_cancer, iid, logistic, module_accuracy
 
 HOSPITALS, LEAVER = 6, "hospital-6"
-
-
-def accuracy(module: nn.Module, records: Records) -> float:
-    """Share of records that the module labels right."""
-    with torch.no_grad():
-        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
 
 
 def main() -> None:
@@ -40,8 +31,8 @@ def main() -> None:
     )
 
     with Federation(model, hospitals, plan=plan, joins={LEAVER: 12}) as federation:
-        federation.train(rounds=15)
-        print(f"Trained 15 of 20 rounds: accuracy {accuracy(federation.module_of(federation.state), data.test):.2f}")
+        trained = federation.module_of(federation.train(rounds=15))
+        print(f"Trained 15 of 20 rounds: accuracy {module_accuracy(trained, data.test):.2f}")
 
         # adaptive=False says that nobody looked at the models and then chose to withdraw: here the contract ended.
         # Where nobody can say so, no re-run can promise to be exact; the last line shows what is left.
@@ -56,8 +47,8 @@ def main() -> None:
         retrained = federation.unlearn(request, Retrain())
         deleted = federation.delete(request, Rollback(), adaptive=False, require=Requirement(kind=Exact))
         print(f"\nDeleted in {len(deleted.traffic)} rounds: {deleted.guarantee.kind}.")
-        print(f"Accuracy {accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")
-        print(f"after retraining {accuracy(federation.module_of(retrained.state), data.test):.2f}.")
+        print(f"Accuracy {module_accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")
+        print(f"after retraining {module_accuracy(federation.module_of(retrained.state), data.test):.2f}.")
 
         hidden = deleted.confidentiality
         print("\nWhat somebody who sees every sum can tell of one of its records, at most:")
@@ -67,7 +58,7 @@ def main() -> None:
 
         final = federation.train()
         print(f"\nTraining went on to round {final.rounds}, without the hospital: accuracy ", end="")
-        print(f"{accuracy(federation.module_of(final), data.test):.2f}")
+        print(f"{module_accuracy(federation.module_of(final), data.test):.2f}")
 
 
 if __name__ == "__main__":

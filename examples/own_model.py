@@ -21,6 +21,7 @@ from secure_fu import (
     make_plan,
     membership_audit,
 )
+from secure_fu.learning import module_accuracy
 
 CLINICS, PATIENTS, RECORDINGS, SAMPLES = 4, 100, 6, 32
 
@@ -49,12 +50,6 @@ def recordings(clinic: str, patients: int, random: np.random.Generator) -> Recor
     return Records.from_arrays(signals[:, None, :], labels, groups=list(names))
 
 
-def accuracy(module: nn.Module, records: Records) -> float:
-    """Share of records that the module labels right."""
-    with torch.no_grad():
-        return float((module(records.features).argmax(dim=1) == records.labels).float().mean())
-
-
 def main() -> None:
     random = np.random.default_rng(0)
     clients = {f"clinic-{n}": recordings(f"clinic-{n}", PATIENTS, random) for n in range(CLINICS)}
@@ -77,12 +72,12 @@ def main() -> None:
 
     with Federation(model, clients, plan=plan, methods=methods) as federation:
         original = federation.train()
-        print(f"original: accuracy {accuracy(federation.module_of(original), held_out):.2f}")
+        print(f"original: accuracy {module_accuracy(federation.module_of(original), held_out):.2f}")
         for method in methods:
             after = federation.unlearn(request, method)
             module = federation.module_of(after.state)
             audit = membership_audit(module, members=patient, non_members=held_out)
-            print(f"\n{after.method}: accuracy {accuracy(module, held_out):.2f}")
+            print(f"\n{after.method}: accuracy {module_accuracy(module, held_out):.2f}")
             print(after.guarantee.describe())
             print(
                 f"Membership attack on the {len(patient)} recordings: "

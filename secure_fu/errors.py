@@ -16,6 +16,7 @@ __all__ = [
     "CohortTooSmall",
     "ConfigError",
     "CryptoError",
+    "DamagedHistory",
     "DataError",
     "GuaranteeError",
     "HistoryError",
@@ -184,6 +185,10 @@ class CheckpointError(UnlearningError):
 
 class HistoryError(UnlearningError):
     """A client's own history is missing, corrupt, or does not fit the model."""
+
+
+class DamagedHistory(HistoryError):
+    """A file of a client's own history is missing, truncated or corrupt."""
 
 
 class RunDirectoryError(SecureFUError):

@@ -25,6 +25,7 @@ from secure_fu.errors import (
     AlreadyForgotten,
     ArgumentError,
     CryptoError,
+    HistoryError,
     LedgerError,
     ProtocolError,
     RecordError,
@@ -34,7 +35,7 @@ from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
 from secure_fu.privacy import Unit
 from secure_fu.protocol import verify_transcript
-from secure_fu.unlearning import FineTune, Retrain, Rollback
+from secure_fu.unlearning import Correction, Eraser, FineTune, Retrain, Rollback, Scrub
 
 # By place and call: how many rounds the kill leaves charged without a release.
 KILLS = {
@@ -271,6 +272,25 @@ def test_a_directory_that_is_not_whole_is_refused(directory, case):
     damage(directory)
     with pytest.raises(error, match=says):
         opened(directory)
+
+
+@pytest.mark.parametrize("client", ["silo-1", "silo-2"])
+def test_a_torn_history_costs_the_methods_that_need_it_and_no_other(directory, client):
+    folder = directory / "histories" / "clients" / client
+    for path in folder.glob("round-*"):
+        os.truncate(path, 50)
+    request = REQUESTS[Unit.RECORD]
+    with opened(directory) as federated:
+        charged = len(list(federated.ledger.events()))
+        for method in (Correction(length=1), Eraser(length=1)):
+            with pytest.raises(HistoryError, match=f"'{client}' has lost its history.*round-00000000"):
+                federated.unlearn(request, method)
+        assert len(list(federated.ledger.events())) == charged, "refused before any round"
+        federated.unlearn(request, Scrub(length=1))
+        federated.delete(request, Rollback(), adaptive=True)
+    assert [path.name for path in folder.iterdir()] == ["lost"]
+    with opened(directory) as federated, pytest.raises(HistoryError, match="for good"):
+        federated.unlearn(DeletionRequest.some_records("silo-3", (1,)), Correction(length=1))
 
 
 def test_what_was_fixed_beforehand_cannot_be_changed(directory):

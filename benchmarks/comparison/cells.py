@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from public_features import unclamped
 
 from comparison.clock import ClientClock, client_clock
 from comparison.measures import OutputRecorder, Yardstick
@@ -99,9 +100,8 @@ def _prepared(job: Job, request: str) -> tuple[Task, SimulationConfig, Cast, Pla
     cast = cast_of(task, config, request, Path(job["data"]) if job["data"] else None)
     plan = plan_of(config, cast.scenario)
     module = cast.scenario.module
-    if isinstance(module, LinearHead):  # nothing may be clamped, or a sum would be no gradient
-        recipe = dataclasses.replace(plan.recipe, saturation=module.coordinate_bound * plan.recipe.nominal_units)
-        plan = dataclasses.replace(plan, recipe=recipe)
+    if isinstance(module, LinearHead):
+        plan = unclamped(plan, module)
     return task, config, cast, plan
 
 

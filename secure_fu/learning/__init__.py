@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from secure_fu.learning.backdoor import Trigger
 from secure_fu.learning.curvature import CurvatureSums, symmetric_of, triangle_length, triangle_of
-from secure_fu.learning.evaluate import accuracy, logits, mean_loss, predictions, record_losses
+from secure_fu.learning.evaluate import accuracy, logits, mean_loss, module_accuracy, predictions, record_losses
 from secure_fu.learning.flat import FlatModel, Layer
 from secure_fu.learning.heads import LinearHead
 from secure_fu.learning.idx import idx_folder
@@ -20,6 +20,7 @@ from secure_fu.learning.per_record import PerRecordGradients
 from secure_fu.learning.records import Dataset, Records, split_records
 from secure_fu.learning.sampling import RandomStream, poisson_sample, poisson_sample_groups
 from secure_fu.learning.sources import breast_cancer, digits, torch_dataset
+from secure_fu.learning.stacked import StackedTraining, stacked_logits, train_stacked
 from secure_fu.learning.tables import csv_file, npz_file
 from secure_fu.learning.threads import limit_threads
 
@@ -34,6 +35,7 @@ __all__ = [
     "PerRecordGradients",
     "RandomStream",
     "Records",
+    "StackedTraining",
     "Trigger",
     "accuracy",
     "breast_cancer",
@@ -53,6 +55,7 @@ __all__ = [
     "magnitude_sum",
     "mean_loss",
     "mlp",
+    "module_accuracy",
     "npz_file",
     "poisson_sample",
     "poisson_sample_groups",
@@ -60,8 +63,10 @@ __all__ = [
     "record_losses",
     "split_records",
     "stacked_client_updates",
+    "stacked_logits",
     "symmetric_of",
     "torch_dataset",
+    "train_stacked",
     "triangle_length",
     "triangle_of",
 ]

@@ -7,21 +7,18 @@ norm C^2 / sqrt(k). Magnitudes |g_i| have the norm of the gradient itself.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from secure_fu.errors import DataError
+from secure_fu.learning._clip import Clip, finite
 from secure_fu.learning._explicit import combine
 from secure_fu.learning.losses import Loss, cross_entropy
-from secure_fu.learning.per_record import PerRecordGradients, _Clip, _finite
+from secure_fu.learning.per_record import PerRecordGradients
 from secure_fu.learning.records import Records
 
 __all__ = ["magnitude_sum"]
-
-_CHUNK_BYTES: Final = 2**28
 
 
 def magnitude_sum(
@@ -44,7 +41,7 @@ def magnitude_sum(
         rounding and of its tests holds here as well. What comes of one record shows in no error: a gradient (of a
         group: its sum) that is NaN, infinite or longer than 1e200 adds exactly zero.
 
-    Gradients are formed one by one, in chunks of at most 256 MiB.
+    Gradients are formed one by one, in chunks of at most 32 MiB.
 
     Args:
         gradients: of the model.
@@ -61,28 +58,12 @@ def magnitude_sum(
         ArgumentError, NonFiniteError: as :meth:`PerRecordGradients.clipped_sum`.
         DataError: groups are asked for and the records have none.
     """
-    rule = gradients._explicit_rule(vector, records, loss)
-    dimension = rule.copy.dimension
-    clip = _Clip(clip_norm, dimension, normalise=True)
-    names = records.groups if by_group else np.arange(len(records))
-    if names is None:
+    clip = Clip(clip_norm, len(vector), normalise=True)
+    units = records.groups if by_group else np.arange(len(records))
+    if units is None:
         raise DataError("the records have no groups; expected records with a group column for the group unit")
-    unit_of = np.unique(names, return_inverse=True)[1]
-    order = np.argsort(unit_of, kind="stable")
-    starts = np.append(np.flatnonzero(np.diff(unit_of[order], prepend=-1)), len(order))
-    total = torch.zeros(dimension, dtype=torch.float64)
-    # Half the memory for one row a unit, half for the records that are added to them.
-    rows = max(1, _CHUNK_BYTES // 2 // rule.row_bytes(records.features))
-    for first in range(0, len(starts) - 1, rows):
-        last = min(first + rows, len(starts) - 1)
-        sums = [torch.zeros(last - first, p.numel(), dtype=torch.float64) for p in rule.copy.parameters]
-        for low in range(starts[first], starts[last], rows):
-            chosen = order[low : min(low + rows, starts[last])]
-            index, row = torch.from_numpy(chosen), torch.from_numpy(unit_of[chosen] - first)
-            with gradients._explained(records):
-                parts = rule.gradients(records.features[index].to(torch.float64), records.labels[index], loss)
-            for block, part in zip(sums, parts, strict=True):
-                block.index_add_(0, row, part)
+    total = torch.zeros(len(vector), dtype=torch.float64)
+    for _, sums in gradients.unit_sums(vector, records, units, loss=loss):
         total += combine([block.abs_() for block in sums], clip.scales)
     clip.warn()
-    return _finite(total)
+    return finite(total)

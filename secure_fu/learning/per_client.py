@@ -23,7 +23,7 @@ from secure_fu.learning.flat import FlatModel
 from secure_fu.learning.losses import Loss, checked_losses, cross_entropy
 from secure_fu.learning.records import Records
 
-__all__ = ["LocalTraining", "client_update", "stacked_client_updates"]
+__all__ = ["LocalTraining", "client_update", "clipped_change", "stacked_client_updates"]
 
 _CHUNK_BYTES: Final = 2**24  # small enough for the cache; with 2**28 a stack took up to twice the time
 _LEAST_NORM: Final = 1e-140
@@ -106,10 +106,34 @@ def client_update(
             for name, gradient in zip(names, gradients, strict=True)
         }
     change = model.flatten({name: current[name].to(torch.float64) - start[name].to(torch.float64) for name in names})
-    factors, finite = _clip_factors(torch.from_numpy(change)[None], clip_norm)
+    return clipped_change(change, clip_norm=clip_norm)
+
+
+def clipped_change(change: NDArray[np.float64], *, clip_norm: float) -> NDArray[np.float64]:
+    """One client's change of the model, scaled to an L2 norm of at most ``clip_norm``.
+
+    Guarantee, and what becomes of changes that are not finite: as of :func:`client_update`, whose last step this is. An
+    audit's canary clients clip their made-up changes by it.
+
+    Args:
+        change: float64, shape (d,); left as it is.
+        clip_norm: C > 0.
+
+    Returns:
+        float64, shape (d,).
+
+    Raises:
+        ArgumentError: an argument does not fit.
+    """
+    _check_clip_norm(clip_norm)
+    if change.ndim != 1 or change.dtype != np.float64:
+        raise ArgumentError("change", f"{change.dtype} of shape {change.shape}", "float64 of shape (d,)")
+    rows = torch.tensor(change)[None]
+    factors, finite = _clip_factors(rows, clip_norm)
     if not finite:
         _warn()
-    return change * float(factors)
+    clipped: NDArray[np.float64] = (rows[0] * factors).numpy()
+    return clipped
 
 
 def stacked_client_updates(

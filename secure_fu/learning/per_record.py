@@ -6,10 +6,10 @@ inside the secure sum, and the divisor is a public constant that the server appl
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from secure_fu.errors import ArgumentError, DataError, NonFiniteError
+from secure_fu.errors import ArgumentError, DataError
+from secure_fu.learning._clip import LEAST_NORM, Clip, finite
 from secure_fu.learning._explicit import ExplicitGradients, combine
 from secure_fu.learning._linear import LARGEST_NORM, LinearGradients, row_norms
 from secure_fu.learning._private import PrivateCopy
@@ -28,10 +29,8 @@ from secure_fu.learning.records import Records
 __all__ = ["PerRecordGradients"]
 
 _CHUNK_BYTES: Final = 2**25
-_LEAST_NORM: Final = 1e-140  # with clip norms up to 1e100, factors stay finite
 _PROBE: Final = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
 _PROBE_TOLERANCE: Final = 1e-8
-_LOGGER = logging.getLogger("secure_fu")
 
 
 class PerRecordGradients:
@@ -117,20 +116,10 @@ class PerRecordGradients:
             ArgumentError: an argument does not fit, or the module mixes records.
             NonFiniteError: the sum overflows float64.
         """
-        clip = _Clip(clip_norm, self._model.dimension, normalise)
-        rule = self._rule(vector, records, loss)
-        total = torch.zeros(self._model.dimension, dtype=torch.float64)
-        rows = max(1, _CHUNK_BYTES // rule.row_bytes(records.features))
-        for start in range(0, len(records), rows):
-            chunk = slice(start, start + rows)
-            features = records.features[chunk].to(torch.float64)
-            with self._explained(records):
-                part = rule.scaled_sum(features, records.labels[chunk], loss, clip.scales)
-            if part is None:
-                raise ArgumentError("records", f"of shape {records.shape}", "the shape of the first records seen")
-            total += part
+        clip = Clip(clip_norm, self._model.dimension, normalise)
+        total = self.scaled_sum(vector, records, lambda _, norms: clip.scales(norms), loss=loss)
         clip.warn()
-        return _finite(total)
+        return total
 
     def clipped_group_sum(
         self,
@@ -147,29 +136,110 @@ class PerRecordGradients:
             DataError: the records have no groups.
             ArgumentError, NonFiniteError: as :meth:`clipped_sum`.
         """
-        clip = _Clip(clip_norm, self._model.dimension, normalise)
+        clip = Clip(clip_norm, self._model.dimension, normalise)
         if records.groups is None:
             raise DataError("the records have no groups; expected records with a group column for the group unit")
-        rule = self._explicit_rule(vector, records, loss)
+        total = self.scaled_sum(vector, records, lambda _, norms: clip.scales(norms), units=records.groups, loss=loss)
+        clip.warn()
+        return total
+
+    def scaled_sum(
+        self,
+        vector: NDArray[np.float64],
+        records: Records,
+        scales: Callable[[slice, Tensor], Tensor],
+        *,
+        units: NDArray[Any] | None = None,
+        loss: Loss = cross_entropy,
+    ) -> NDArray[np.float64]:
+        """Sum over records of a scale times the gradient of the record's loss; its bound is up to the scales.
+
+        Args:
+            scales: from the places of some records and the norms of their gradients, float64 (k,), to k scales.
+                Whatever these are, a gradient whose norm is NaN or above 1e200 adds exactly zero.
+            units: whose each record is, shape (n,): scales then go with units, in the order of :func:`numpy.unique`,
+                and with the norms of the sums of their records' gradients.
+            vector, records, loss: as of :meth:`clipped_sum`, and so are the errors.
+
+        Returns:
+            float64, shape (d,).
+        """
         total = torch.zeros(self._model.dimension, dtype=torch.float64)
-        group_of = np.unique(records.groups, return_inverse=True)[1]
-        order = np.argsort(group_of, kind="stable")
-        starts = np.append(np.flatnonzero(np.diff(group_of[order], prepend=-1)), len(order))
-        # Half the memory for one row a group, half for the records that are added to them.
+        if units is not None:
+            for places, sums in self.unit_sums(vector, records, units, loss=loss):
+                total += combine(sums, partial(scales, places))
+            return finite(total)
+        rule = self._rule(vector, records, loss)
+        rows = max(1, _CHUNK_BYTES // rule.row_bytes(records.features))
+        for start in range(0, len(records), rows):
+            chunk = slice(start, start + rows)
+            features = records.features[chunk].to(torch.float64)
+            with self._explained(records):
+                part = rule.scaled_sum(features, records.labels[chunk], loss, partial(scales, chunk))
+            if part is None:
+                raise ArgumentError("records", f"of shape {records.shape}", "the shape of the first records seen")
+            total += part
+        return finite(total)
+
+    def unit_sums(
+        self,
+        vector: NDArray[np.float64],
+        records: Records,
+        units: NDArray[Any],
+        *,
+        loss: Loss = cross_entropy,
+    ) -> Iterator[tuple[slice, list[Tensor]]]:
+        """The sum of the gradients of each unit's records, as they are, for some units at a time.
+
+        Args:
+            units: whose each record is, shape (n,).
+            vector, records, loss: as of :meth:`clipped_sum`, and so are the errors.
+
+        Yields:
+            the places of k units in the order of :func:`numpy.unique`, and for each parameter in flat order their sums,
+            float64 (k, size).
+        """
+        rule = self._explicit_rule(vector, records, loss)
+        unit_of = np.unique(units, return_inverse=True)[1]
+        order = np.argsort(unit_of, kind="stable")
+        starts = np.append(np.flatnonzero(np.diff(unit_of[order], prepend=-1)), len(order))
+        # Half the memory for one row a unit, half for the records that are added to them.
         rows = max(1, _CHUNK_BYTES // 2 // rule.row_bytes(records.features))
         for first in range(0, len(starts) - 1, rows):
             last = min(first + rows, len(starts) - 1)
             sums = [torch.zeros(last - first, p.numel(), dtype=torch.float64) for p in rule.copy.parameters]
             for low in range(starts[first], starts[last], rows):
                 chosen = order[low : min(low + rows, starts[last])]
-                index, row = torch.from_numpy(chosen), torch.from_numpy(group_of[chosen] - first)
+                index, row = torch.from_numpy(chosen), torch.from_numpy(unit_of[chosen] - first)
                 with self._explained(records):
                     parts = rule.gradients(records.features[index].to(torch.float64), records.labels[index], loss)
                 for block, part in zip(sums, parts, strict=True):
                     block.index_add_(0, row, part)
-            total += combine(sums, clip.scales)
+            yield slice(first, last), sums
+
+    def clip_factors(
+        self, norms: NDArray[np.float64], *, clip_norm: float, normalise: bool = False
+    ) -> NDArray[np.float64]:
+        """What the sums multiply gradients of these norms with, by the very code that they use.
+
+        For gradients that come from no record: an audit's canaries go through the same clip as records do.
+
+        Args:
+            norms: L2 norms, float64, shape (n,).
+            clip_norm, normalise: as of :meth:`clipped_sum`.
+
+        Returns:
+            float64, shape (n,); 0 where a norm is NaN or above 1e200.
+
+        Raises:
+            ArgumentError: an argument does not fit.
+        """
+        if norms.ndim != 1 or norms.dtype != np.float64:
+            raise ArgumentError("norms", f"{norms.dtype} of shape {norms.shape}", "float64 of shape (n,)")
+        clip = Clip(clip_norm, self._model.dimension, normalise)
+        factors = clip.scales(torch.tensor(norms)).numpy()
         clip.warn()
-        return _finite(total)
+        return np.where(norms <= LARGEST_NORM, factors, 0.0)
 
     def _rule(self, vector: NDArray[np.float64], records: Records, loss: Loss) -> LinearGradients | ExplicitGradients:
         """The fastest way to gradients that holds for this module, with the model loaded."""
@@ -225,7 +295,7 @@ class PerRecordGradients:
         norms = row_norms(expected)
         usable = norms <= LARGEST_NORM
         norms, found_norms, expected = norms[usable], found_norms[usable], expected[usable]
-        allowed = _PROBE_TOLERANCE * float(norms.sum()) + _LEAST_NORM
+        allowed = _PROBE_TOLERANCE * float(norms.sum()) + LEAST_NORM
         # A NaN among the found ones fails this, as it should.
         if not bool(row_norms((found - _PROBE[usable] @ expected)[None]) <= allowed):
             return False
@@ -241,31 +311,3 @@ class PerRecordGradients:
         except RuntimeError as error:  # torch's own: it names shapes and dtypes, no values
             expected = f"a module that takes float64 features of shape {('n', *records.shape)}: {error}"
             raise ArgumentError("module", type(self._model.module).__name__, expected) from None
-
-
-class _Clip:
-    """From the norms of gradients to the factors that bring them to at most ``clip_norm``."""
-
-    def __init__(self, clip_norm: float, dimension: int, normalise: bool) -> None:
-        if not 1e-100 <= clip_norm <= 1e100:
-            raise ArgumentError("clip_norm", clip_norm, "a number in [1e-100, 1e100]")
-        self._bound = clip_norm * (1.0 - (dimension + 64) * 2.0**-52)
-        self._normalise = normalise
-        self._all_finite = True
-
-    def scales(self, norms: Tensor) -> Tensor:
-        """Not to be used where a norm is NaN or above LARGEST_NORM: whoever multiplies leaves these rows out."""
-        self._all_finite &= bool((norms <= LARGEST_NORM).all())
-        scales = self._bound / norms.clamp(min=_LEAST_NORM)
-        return scales if self._normalise else scales.clamp(max=1.0)
-
-    def warn(self) -> None:
-        if not self._all_finite:
-            _LOGGER.warning("some gradients are not finite and count as zero")
-
-
-def _finite(total: Tensor) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = total.numpy()
-    if not np.isfinite(result).all():
-        raise NonFiniteError("the sum of clipped gradients is NaN or infinite; expected a finite one")
-    return result

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
+from secure_fu.learning._clip import Clip
 from secure_fu.learning._linear import LARGEST_NORM, row_norms
 from secure_fu.learning.losses import Loss, cross_entropy
-from secure_fu.learning.per_record import PerRecordGradients, _Clip
+from secure_fu.learning.per_record import PerRecordGradients
 from secure_fu.learning.records import Records
 
 __all__ = ["clipped_rows"]
-
-_CHUNK_BYTES: Final = 2**27
 
 
 def clipped_rows(
@@ -44,27 +41,20 @@ def clipped_rows(
 
     Returns:
         float64, shape (k, d): a row for each of the k different numbers, in ascending order. The caller sees to it that
-        so many fit in memory, twice.
+        so many fit in memory.
 
     Raises:
         ArgumentError: an argument does not fit, or the module mixes records.
     """
     if units.shape != (len(records),):
         raise ArgumentError("units", units.shape, f"shape ({len(records)},)")
-    rule = gradients._explicit_rule(vector, records, loss)
-    clip = _Clip(clip_norm, rule.copy.dimension, normalise=False)
-    numbers, row_of = np.unique(units, return_inverse=True)
-    rows = torch.zeros(len(numbers), rule.copy.dimension, dtype=torch.float64)
-    count = max(1, _CHUNK_BYTES // rule.row_bytes(records.features))
-    for start in range(0, len(records), count):
-        chunk = slice(start, start + count)
-        with gradients._explained(records):
-            blocks = rule.gradients(records.features[chunk].to(torch.float64), records.labels[chunk], loss)
-        index = torch.from_numpy(row_of[chunk])
-        for layer, block in zip(rule.copy.layers, blocks, strict=True):
-            rows[:, layer.slice].index_add_(0, index, block)
-    norms = row_norms(rows)
-    rows *= clip.scales(norms)[:, None]
-    rows[~(norms <= LARGEST_NORM)] = 0.0
+    clip = Clip(clip_norm, len(vector), normalise=False)
+    rows = np.empty((len(np.unique(units)), len(vector)))
+    for places, sums in gradients.unit_sums(vector, records, units, loss=loss):
+        part = torch.cat(sums, dim=1)
+        norms = row_norms(part)
+        part *= clip.scales(norms)[:, None]
+        part[~(norms <= LARGEST_NORM)] = 0.0
+        rows[places] = part.numpy()
     clip.warn()
-    return np.asarray(rows.numpy())
+    return rows

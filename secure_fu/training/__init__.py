@@ -6,6 +6,7 @@ from secure_fu.training.algorithm import TRAIN, OnRound, no_observer, train
 from secure_fu.training.checkpoints import CheckpointStore, Lineage
 from secure_fu.training.history import ClientHistory, HistoryEntry
 from secure_fu.training.local_updates import StackedUpdates, single_update
+from secure_fu.training.lost_history import LostHistory
 from secure_fu.training.model_archive import ModelArchive
 from secure_fu.training.recipe import Recipe, TrainingState
 from secure_fu.training.silo import Silo, check_size, check_whole_units
@@ -17,6 +18,7 @@ __all__ = [
     "ClientHistory",
     "HistoryEntry",
     "Lineage",
+    "LostHistory",
     "ModelArchive",
     "OnRound",
     "Recipe",

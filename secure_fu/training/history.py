@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from secure_fu.errors import ArgumentError, HistoryError
+from secure_fu.errors import ArgumentError, DamagedHistory, HistoryError
 from secure_fu.protocol.files import destroy_file, leftovers
 from secure_fu.training.model_archive import (
     ADVICE,
@@ -33,7 +33,10 @@ from secure_fu.training.model_archive import (
     write_file,
 )
 
-__all__ = ["ClientHistory", "HistoryEntry"]
+__all__ = ["LOST", "ClientHistory", "HistoryEntry"]
+
+LOST: Final = "lost"
+"""A file of this name says that rounds are missing from a history for good."""
 
 _FORMAT: Final = "secure-fu/history/1"
 _FIELDS: Final = {"format", "round", "after", "model", "records", "dimension", "sha256"}
@@ -88,8 +91,8 @@ class ClientHistory:
             history needs and no more; of a shared one whoever shares it says what to keep.
 
     Raises:
-        HistoryError: a file is missing, truncated or corrupt, of another model or another number of records, or the
-            folder cannot be used; names the file and what would be right.
+        DamagedHistory: a file is missing, truncated or corrupt; names it and what would be right.
+        HistoryError: a file is of another model or another number of records, or the folder cannot be used.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class ClientHistory:
                 for path in leftovers(folder, "round-*.safetensors"):
                     destroy_file(path)
                 names = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+                if (folder / LOST).exists():
+                    raise DamagedHistory(f"{folder / LOST} says that rounds are missing from it for good")
             self._held = self._opened(names)
 
     def _opened(self, paths: list[Path]) -> list[_Held]:
@@ -123,7 +128,7 @@ class ClientHistory:
             entry, after = self._load(path)
             last = held[-1].round_number if held else -1
             if after != last:
-                raise HistoryError(f"{path} comes after round {after}, whose file is missing; {ADVICE}")
+                raise DamagedHistory(f"{path} comes after round {after}, whose file is missing; {ADVICE}")
             held.append(_Held(entry.round_number, entry.digest, entry.update is not None, path))
         return held
 
@@ -327,7 +332,7 @@ class ClientHistory:
             return held.where
         entry, _ = self._load(held.where)
         if (entry.round_number, entry.digest) != (held.round_number, held.digest):
-            raise HistoryError(f"{held.where} is of another round than was written there; {ADVICE}")
+            raise DamagedHistory(f"{held.where} is of another round than was written there; {ADVICE}")
         return entry
 
     def _load(self, path: Path) -> tuple[HistoryEntry, int]:
@@ -343,9 +348,9 @@ class ClientHistory:
             )
             digest = bytes.fromhex(metadata["model"])
         except (ValueError, KeyError) as error:
-            raise HistoryError(f"{path} is damaged, or no part of a history ({error}); {ADVICE}") from None
+            raise DamagedHistory(f"{path} is damaged, or no part of a history ({error}); {ADVICE}") from None
         if path.name != f"round-{number:08}.safetensors":
-            raise HistoryError(f"{path} is of round {number}; expected round-{number:08}.safetensors; {ADVICE}")
+            raise DamagedHistory(f"{path} is of round {number}; expected round-{number:08}.safetensors; {ADVICE}")
         if dimension != self.dimension:
             raise HistoryError(
                 f"{path} does not fit the model: it is of one of {dimension} parameters; expected {self.dimension}"

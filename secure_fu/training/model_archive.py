@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from secure_fu.errors import ArgumentError, HistoryError
+from secure_fu.errors import ArgumentError, DamagedHistory, HistoryError
 from secure_fu.protocol.files import destroy_file, leftovers
 
 __all__ = ["ADVICE", "ModelArchive", "destroy_folder", "make_folder", "read_file", "usable", "write_file"]
@@ -95,7 +95,7 @@ class ModelArchive:
         _, tensors = read_file(path)
         model = tensors.get("model")
         if model is None or model.dtype != np.float32 or model.ndim != 1 or _digest(model) != digest:
-            raise HistoryError(f"{path} is damaged: it does not hold the model that its name says; {ADVICE}")
+            raise DamagedHistory(f"{path} is damaged: it does not hold the model that its name says; {ADVICE}")
         if model.shape != (self.dimension,):
             raise HistoryError(f"{path} is of a model of {model.size} parameters; expected {self.dimension}")
         model.setflags(write=False)
@@ -128,15 +128,15 @@ def read_file(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     """Metadata and tensors of a safetensors file.
 
     Raises:
-        HistoryError: it is missing, truncated or damaged; names it.
+        DamagedHistory: it is missing, truncated or damaged; names it.
     """
     if not path.exists():
-        raise HistoryError(f"{path} is missing; {ADVICE}")
+        raise DamagedHistory(f"{path} is missing; {ADVICE}")
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in list(file.keys())}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise HistoryError(f"{path} is truncated or damaged ({error}); {ADVICE}") from error
+        raise DamagedHistory(f"{path} is truncated or damaged ({error}); {ADVICE}") from error
 
 
 def write_file(path: Path, content: bytes) -> None:

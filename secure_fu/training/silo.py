@@ -14,6 +14,7 @@ from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.privacy import MAX_SUMMED_VECTORS, Unit
 from secure_fu.training.history import ClientHistory, HistoryEntry
 from secure_fu.training.local_updates import StackedUpdates
+from secure_fu.training.lost_history import LostHistory, open_history
 from secure_fu.training.model_archive import ModelArchive
 
 __all__ = ["Silo", "check_size", "check_whole_units"]
@@ -30,7 +31,7 @@ class Silo:
         model: the federation's, for its architecture.
         forgotten: marks of the records that are to be forgotten, shape (n,).
         places: of these records among those that the client joined with, shape (n,): samples in histories are of those.
-        history: of the training rounds up to now; None where the client keeps none.
+        history: of the training rounds up to now, or what stands for a damaged one; None where the client keeps none.
         line: where it writes down the rounds to come, without the forgotten records; None where it does not.
         stacked: computes updates for the client unit together with other clients of a simulation; None computes alone.
 
@@ -45,8 +46,8 @@ class Silo:
     model: FlatModel
     forgotten: NDArray[np.bool_]
     places: NDArray[np.int64]
-    history: ClientHistory | None = None
-    line: ClientHistory | None = None
+    history: ClientHistory | LostHistory | None = None
+    line: ClientHistory | LostHistory | None = None
     stacked: StackedUpdates | None = None
 
     def __post_init__(self) -> None:
@@ -88,12 +89,15 @@ class Silo:
 
         Raises:
             ArgumentError: it has no records, or more than the float64 error in the sensitivity allows for.
-            HistoryError: the folder holds a history that is damaged or does not fit, or cannot be used.
+            HistoryError: the folder holds a history that does not fit, or cannot be used. Where one is damaged the
+                client goes on without it, see :class:`~secure_fu.training.LostHistory`.
         """
         check_size(name, records)
         history = None
         if keeps_history:
-            history = ClientHistory(records=len(records), dimension=model.dimension, folder=folder, archive=archive)
+            history = open_history(
+                name, records=len(records), dimension=model.dimension, folder=folder, archive=archive
+            )
         return cls(
             name=name,
             records=records,
@@ -165,11 +169,15 @@ class Silo:
         """The history, read once from end to end: an unlearning round must not fail at those alone who use it.
 
         Raises:
-            HistoryError: the client keeps none, or a file is missing or damaged.
+            HistoryError: the client keeps none or has lost it, or a file is missing or damaged.
         """
         if self.history is None:
             raise HistoryError(
                 f"client {self.name!r} keeps no history of its own; expected keep_history=True from the first round on"
+            )
+        if isinstance(self.history, LostHistory):
+            raise HistoryError(
+                f"client {self.name!r} has lost its history: {self.history.reason}. Expected a method that needs none"
             )
         self.history.check()
         return self.history
@@ -206,7 +214,7 @@ class Silo:
         return bool(self.forgotten.all())
 
 
-def _erase(history: ClientHistory, places: NDArray[np.int64], forgotten: NDArray[np.bool_]) -> None:
+def _erase(history: ClientHistory | LostHistory, places: NDArray[np.int64], forgotten: NDArray[np.bool_]) -> None:
     if forgotten.all():
         history.forget_after(-1)
         return

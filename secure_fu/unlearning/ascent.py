@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secure_fu.errors import ArgumentError
-from secure_fu.learning import client_update, cross_entropy
+from secure_fu.learning import cross_entropy
 from secure_fu.privacy import Phase
 from secure_fu.protocol import LocalTask, ReleasedModel, RoundTerms, SecureSums
 from secure_fu.training import OnRound, Silo, clipped_gradients, no_observer
-from secure_fu.training.local_updates import local_training
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.joint import JointTask
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
@@ -52,16 +51,7 @@ class _AscentTask(JointTask):
         return -clipped_gradients(self._silo, model, self._silo.records.subset(sampled), terms, normalise=True)
 
     def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
-        # The server descends: minus the change that local training uphill made.
-        return -client_update(
-            self._silo.model,
-            model.astype(np.float64),
-            self._silo.forgotten_records,
-            training=local_training(terms),
-            clip_norm=terms.clip_norm,
-            seed=terms.round_number,
-            loss=_uphill,
-        )
+        return self._descent(_uphill, model, terms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
-from secure_fu.learning.calibrated import calibrated_group_sum, calibrated_sum
+from secure_fu.learning.calibrated import calibrated_sum
 from secure_fu.privacy import Phase, Unit, clip_l2
 from secure_fu.protocol import LocalTask, RoundTerms, SecureSums
 from secure_fu.protocol.sums import RandomStream
@@ -67,14 +67,14 @@ class _EraserTask:
         if self._history.find(digest) is None:
             total = clipped_gradients(silo, model, chosen, terms)
         else:
-            calibrated = calibrated_group_sum if terms.unit is Unit.GROUP else calibrated_sum
-            total = calibrated(
+            total = calibrated_sum(
                 silo.gradients,
                 self._history.archive.get(digest).astype(np.float64),
                 model.astype(np.float64),
                 chosen,
                 clip_norm=terms.clip_norm,
                 ratio_limit=ratio_limit,
+                by_group=terms.unit is Unit.GROUP,
             )
         silo.remember_sample(terms.round_number, model, sampled)
         return total

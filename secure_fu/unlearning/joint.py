@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
+from secure_fu.learning import Loss, client_update
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import RoundTerms, SecureSums
 from secure_fu.protocol.sums import RandomStream
@@ -22,6 +23,7 @@ from secure_fu.training import (
     no_observer,
     sample_units,
 )
+from secure_fu.training.local_updates import local_training
 from secure_fu.training.tasks import check_client_rates
 from secure_fu.unlearning.guarantee import Heuristic
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
@@ -64,6 +66,21 @@ class JointTask(ABC):
         total = self._retained.contribution(model, terms, stream)
         sampled = sample_units(silo.records, terms.unit, terms.forgotten_rate, stream) & silo.forgotten
         return total + self._of_units(sampled, model, terms)
+
+    def _descent(self, loss: Loss, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
+        """Minus the clipped change that local training of a client that leaves makes of the model, shape (d,).
+
+        It points uphill, as gradients do: the server goes the other way.
+        """
+        return -client_update(
+            self._silo.model,
+            model.astype(np.float64),
+            self._silo.forgotten_records,
+            training=local_training(terms),
+            clip_norm=terms.clip_norm,
+            seed=terms.round_number,
+            loss=loss,
+        )
 
     @abstractmethod
     def _of_units(

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from secure_fu.errors import ArgumentError
-from secure_fu.learning import Loss, client_update
+from secure_fu.learning import Loss
 from secure_fu.privacy import Unit
 from secure_fu.protocol import LocalTask, RoundTerms
 from secure_fu.training import Recipe, Silo, clipped_gradients
-from secure_fu.training.local_updates import local_training
 from secure_fu.unlearning.joint import JointRounds, JointTask
 
 __all__ = ["Scrub", "true_class_removed"]
@@ -73,15 +72,7 @@ class _ScrubTask(JointTask):
         return clipped_gradients(self._silo, model, chosen, terms, loss=self._loss, normalise=self._normalise)
 
     def _of_client(self, model: NDArray[np.float32], terms: RoundTerms) -> NDArray[np.float64]:
-        return -client_update(
-            self._silo.model,
-            model.astype(np.float64),
-            self._silo.forgotten_records,
-            training=local_training(terms),
-            clip_norm=terms.clip_norm,
-            seed=terms.round_number,
-            loss=true_class_removed,
-        )
+        return self._descent(true_class_removed, model, terms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from secure_fu.learning import (
     logits,
     mean_loss,
     mlp,
+    module_accuracy,
     predictions,
     record_losses,
 )
@@ -58,3 +59,39 @@ def test_wrong_input() -> None:
     beyond = Records(torch.ones(2, 6), torch.tensor([0, 3]))
     with pytest.raises(ArgumentError, match="labels"):
         mean_loss(model, model.vector(), beyond)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_a_module_is_as_right_as_its_vector(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_BATCH", batch)
+    model, records = FlatModel(mlp(6, (5,), 3, seed=0)), make_records(40)
+    for seed in range(3):
+        vector = np.random.default_rng(seed).standard_normal(model.dimension)
+        model.load(vector)
+        found = module_accuracy(model.module, records)
+        assert (
+            found
+            == accuracy(model, vector, records)
+            == np.mean(predictions(model, vector, records) == records.labels.numpy())
+        )
+
+
+def test_a_module_that_was_trained_elsewhere_is_left_as_it_is() -> None:
+    """Dropout and batch statistics as in evaluation; double precision; no parameter at all."""
+    records = make_records(50)
+    module = nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.9), nn.Linear(6, 3)).double().train()
+    first = module_accuracy(module, records)
+    assert module.training
+    assert float(module[0].running_mean.abs().sum()) == 0.0
+    weight, bias = (part.detach().numpy() for part in module[2].parameters())
+    scores = records.features.double().numpy() / np.sqrt(1.0 + 1e-5) @ weight.T + bias
+    assert first == module_accuracy(module, records) == np.mean(scores.argmax(axis=1) == records.labels.numpy())
+    chosen = nn.Flatten()(records.features)[:, :3].argmax(dim=1)
+    assert module_accuracy(Chooser(), Records(records.features, chosen)) == 1.0
+    with pytest.raises(DataError, match="no records"):
+        module_accuracy(module, records.subset(slice(0, 0)))
+
+
+class Chooser(nn.Module):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features[:, :3]

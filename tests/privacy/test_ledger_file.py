@@ -58,11 +58,6 @@ SERVER = textwrap.dedent(
 )
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "ledger.sqlite"
-
-
 @contextlib.contextmanager
 def server(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A server that has reserved round 1 and hangs."""

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from unlearning_cast import (
     CLIP,
+    FORGOTTEN,
     GRADIENTS,
+    GROUPS,
     MODEL,
     Words,
     clipped,
     clipped_sum,
     gradient,
+    overflowing,
     records,
     sampled,
     silo,
@@ -20,15 +23,13 @@ from unlearning_cast import (
 )
 
 from secure_fu.errors import ArgumentError, HistoryError
-from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
+from secure_fu.learning import PerRecordGradients
 from secure_fu.learning.unit_rows import clipped_rows
 from secure_fu.privacy import Unit
 from secure_fu.training import TrainingTask
 from secure_fu.unlearning import Correction
 
 ROUNDS = 5
-FORGOTTEN = np.arange(12) % 3 == 0
-GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 
 
 def trained(own, unit=Unit.RECORD, rate=0.5, clip_norm=CLIP, **arguments):
@@ -225,7 +226,7 @@ def test_each_old_round_is_one_batch_of_the_units_that_were_in_it(monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 2**27])
 def test_rows_are_each_units_own(chunk, monkeypatch):
-    monkeypatch.setattr("secure_fu.learning.unit_rows._CHUNK_BYTES", chunk)
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", chunk)
     own, units = records(), np.array([4, 4, 9, 0, 9, 9, 0, 4, 2, 2, 2, 11])
     found = clipped_rows(GRADIENTS, weights(1).astype(np.float64), own, units, clip_norm=CLIP)
     for row, unit in zip(found, (0, 2, 4, 9, 11), strict=True):
@@ -240,15 +241,8 @@ def test_rows_are_each_units_own(chunk, monkeypatch):
 
 
 def test_a_unit_that_overflows_has_a_row_of_zeros_and_moves_no_other(monkeypatch):
-    monkeypatch.setattr("secure_fu.learning.unit_rows._CHUNK_BYTES", 1)
-    deep = FlatModel(mlp(4, (2,) * 9, 3, 0))
-    model = np.zeros(deep.dimension)
-    for layer in deep.layers:
-        if len(layer.shape) > 1:
-            model[layer.slice] = 3e38
-    features = -np.abs(np.random.default_rng(0).normal(size=(4, 4)))
-    features[2] *= -1.0
-    own = Records.from_arrays(features, [0, 1, 2, 0])
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", 1)
+    deep, model, own = overflowing(4)
     found = clipped_rows(PerRecordGradients(deep), model, own, np.arange(4), clip_norm=CLIP)
     keep = np.array([0, 1, 3])
     assert not found[2].any()

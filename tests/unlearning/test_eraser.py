@@ -10,7 +10,9 @@ import torch
 from torch.nn import functional
 from unlearning_cast import (
     CLIP,
+    FORGOTTEN,
     GRADIENTS,
+    GROUPS,
     LOCAL,
     MODEL,
     ScriptedSums,
@@ -18,6 +20,7 @@ from unlearning_cast import (
     clipped,
     deletion,
     gradient,
+    overflowing,
     records,
     sampled,
     silo,
@@ -26,8 +29,8 @@ from unlearning_cast import (
 )
 
 from secure_fu.errors import ArgumentError, CheckpointError, DataError, HistoryError
-from secure_fu.learning import FlatModel, PerRecordGradients, Records, mlp
-from secure_fu.learning.calibrated import calibrated_group_sum, calibrated_sum
+from secure_fu.learning import FlatModel, PerRecordGradients, Records
+from secure_fu.learning.calibrated import calibrated_sum
 from secure_fu.privacy import Phase, Unit
 from secure_fu.protocol import ReleasedModel, RoundTerms
 from secure_fu.training import Silo, TrainingTask
@@ -36,8 +39,6 @@ from secure_fu.unlearning.eraser import Eraser
 
 ROUNDS = 5
 NOW = 77
-FORGOTTEN = np.arange(12) % 3 == 0
-GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 UNITS = {Unit.RECORD: [[i] for i in range(12)], Unit.GROUP: [np.flatnonzero(np.array(GROUPS) == g) for g in "abcde"]}
 HUGE = np.full(MODEL.dimension, 3e38, dtype=np.float32)
 
@@ -220,20 +221,13 @@ def test_a_client_is_bounded_whatever_its_history_holds(old_norm, ratio_limit):
 @pytest.mark.parametrize("where", ["old", "new"])
 def test_a_model_made_to_overflow_on_one_unit_moves_the_sum_by_exactly_zero(unit, where, monkeypatch):
     """The model overflows on records whose features are positive, of which there is one; or none."""
-    monkeypatch.setattr("secure_fu.learning.calibrated._CHUNK_BYTES", 1)  # equal bits, whatever the other records
-    deep = FlatModel(mlp(4, (2,) * 9, 3, 0))
-    bad = np.zeros(deep.dimension)
-    for layer in deep.layers:
-        if len(layer.shape) > 1:
-            bad[layer.slice] = 3e38
-    features = -np.abs(np.random.default_rng(0).normal(size=(6, 4)))
-    features[2] *= -1.0
-    own, keep = Records.from_arrays(features, [0, 1, 2, 0, 1, 2], list("abcdef")), np.arange(6) != 2
-    good = deep.vector()
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", 1)  # equal bits, whatever the other records
+    deep, bad, own = overflowing(6)
+    keep, good = np.arange(6) != 2, deep.vector()
     models = (bad, good) if where == "old" else (good, bad)
-    rule = calibrated_group_sum if unit is Unit.GROUP else calibrated_sum
+    by_group = unit is Unit.GROUP
     whole, rest = (
-        rule(PerRecordGradients(deep), *models, part, clip_norm=CLIP, ratio_limit=5.0)
+        calibrated_sum(PerRecordGradients(deep), *models, part, clip_norm=CLIP, ratio_limit=5.0, by_group=by_group)
         for part in (own, own.subset(keep))
     )
     assert np.isfinite(whole).all()
@@ -246,7 +240,7 @@ def test_any_module_gives_the_same_as_linear_layers_do(monkeypatch):
     expected = calibrated_sum(GRADIENTS, old, new, own, clip_norm=CLIP, ratio_limit=3.0)
     monkeypatch.setattr("secure_fu.learning.per_record.LinearGradients.covers", lambda model: False)
     explicit = PerRecordGradients(MODEL)
-    monkeypatch.setattr("secure_fu.learning.calibrated._CHUNK_BYTES", 10_000)
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", 10_000)
     found = calibrated_sum(explicit, old, new, own, clip_norm=CLIP, ratio_limit=3.0)
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
     empty = own.subset(slice(0))

@@ -13,14 +13,19 @@ from small_federations import REQUESTS, federation
 from torch import nn
 from unlearning_cast import (
     CLIP,
+    FORGOTTEN,
     GRADIENTS,
+    GROUPS,
     HIDDEN,
     INPUTS,
     MODEL,
     ScriptedSums,
     Words,
     deletion,
+    extreme,
     gradient,
+    moved,
+    person,
     records,
     sampled,
     silo,
@@ -36,9 +41,6 @@ from secure_fu.training import StackedUpdates, TrainingTask, single_update
 from secure_fu.unlearning import PlannedRounds
 from secure_fu.unlearning.fisher import Fisher
 
-FORGOTTEN = np.arange(12) % 3 == 0
-GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
-
 
 def contribution(of, unit=Unit.RECORD, *, measures=True, seed=0, vector=None, **rates):
     ((purpose, task),) = Fisher().client_tasks(of).items()
@@ -51,10 +53,6 @@ def contribution(of, unit=Unit.RECORD, *, measures=True, seed=0, vector=None, **
 
 def magnitudes(vectors, clip_norm=CLIP):
     return sum((np.abs(v) * clip_norm / np.linalg.norm(v) for v in vectors), start=np.zeros(MODEL.dimension))
-
-
-def person(own, vector, name):
-    return sum(gradient(vector, own.features[i], own.labels[i]) for i in range(12) if GROUPS[i] == name)
 
 
 # What a client sends
@@ -122,31 +120,21 @@ def test_a_client_as_a_unit_is_in_or_out(rates):
 # One unit, one bound
 
 
-def extreme(groups=None):
-    """Records whose gradients differ by many orders of magnitude."""
-    own = records(groups=groups)
-    return Records(own.features * torch.logspace(-6, 6, 12)[:, None], own.labels, own.groups)
-
-
 @pytest.mark.parametrize("out", range(12))
 def test_one_record_moves_the_sum_by_the_clip_norm(out):
-    own, keep = extreme(), np.arange(12) != out
-    with_it = contribution(silo(own, FORGOTTEN))
-    without = contribution(silo(own.subset(keep), FORGOTTEN[keep]))
-    moved = np.linalg.norm(with_it - without)
-    assert moved <= CLIP * (1.0 + 1e-12)
-    assert moved == pytest.approx(CLIP, rel=1e-9)
+    own = extreme()
+    way = moved(contribution, own, FORGOTTEN, np.arange(12) == out)
+    assert way <= CLIP * (1.0 + 1e-12)
+    assert way == pytest.approx(CLIP, rel=1e-9)
     assert np.linalg.norm(gradient(weights(), own.features[-1], own.labels[-1])) > 100.0 * CLIP, "unclipped, far more"
 
 
 @pytest.mark.parametrize("name", "abcde")
 def test_one_person_moves_the_sum_by_the_clip_norm(name):
-    own, keep = extreme(groups=GROUPS), np.array([other != name for other in GROUPS])
     forgotten = np.isin(GROUPS, ["a", "c"])
-    with_it = contribution(silo(own, forgotten), Unit.GROUP)
-    without = contribution(silo(own.subset(keep), forgotten[keep]), Unit.GROUP)
-    assert np.linalg.norm(with_it - without) <= CLIP * (1.0 + 1e-12)
-    assert np.linalg.norm(with_it - without) == pytest.approx(CLIP, rel=1e-9)
+    way = moved(contribution, extreme(groups=GROUPS), forgotten, np.isin(GROUPS, [name]), Unit.GROUP)
+    assert way <= CLIP * (1.0 + 1e-12)
+    assert way == pytest.approx(CLIP, rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -208,7 +196,7 @@ def test_what_is_not_finite_counts_as_zero_with_one_warning(by_group, caplog):
 def test_sums_do_not_depend_on_how_records_are_cut_into_chunks(by_group, monkeypatch):
     own = records(groups=GROUPS)
     whole = magnitude_sum(GRADIENTS, weights().astype(np.float64), own, clip_norm=CLIP, by_group=by_group)
-    monkeypatch.setattr("secure_fu.learning.magnitudes._CHUNK_BYTES", 5000)
+    monkeypatch.setattr("secure_fu.learning.per_record._CHUNK_BYTES", 5000)
     cut = magnitude_sum(GRADIENTS, weights().astype(np.float64), own, clip_norm=CLIP, by_group=by_group)
     assert cut == pytest.approx(whole, rel=1e-12, abs=1e-15)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from unlearning_cast import (
+    FORGOTTEN,
     LOCAL,
     MODEL,
     ScriptedSums,
@@ -28,7 +29,6 @@ from secure_fu.privacy import Phase, Unit
 from secure_fu.unlearning import FineTune, Retrain, Rollback, Scratch
 
 RERUNS = [Retrain(), Rollback(), FineTune(), Scratch()]
-FORGOTTEN = np.arange(12) % 3 == 0
 
 
 def contribution(method, of, unit=Unit.RECORD, *, rate=1.0, seed=0):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import unlearning_cast
-from unlearning_cast import CLIP, MODEL, Words, records, silo, weights
+from unlearning_cast import CLIP, GROUPS, MODEL, Words, records, silo, weights
 
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Unit
@@ -19,7 +19,6 @@ from secure_fu.unlearning import METHODS
 ALL = pytest.mark.parametrize("method", METHODS)
 FOR_CLIENTS = pytest.mark.parametrize("method", sorted(set(METHODS) - {"newton"}))
 JOINT = {"scrub", "correction", "ascent"}
-GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
 PARTS = {"stays": np.zeros(12, dtype=bool), "forgets a part": np.isin(GROUPS, ["a", "d"]), "leaves": np.ones(12, bool)}
 # What the headers of some methods say beside: the sum that is meant, the old model.
 SETTINGS = {"sum": "gradient", "old_model": ReleasedModel.public(weights(0)).digest.hex(), "ratio_limit": 2.0}

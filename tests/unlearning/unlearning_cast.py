@@ -20,6 +20,9 @@ MODEL = FlatModel(mlp(INPUTS, (HIDDEN,), CLASSES, 0))
 GRADIENTS = PerRecordGradients(MODEL)
 LOCAL = {"epochs": 2, "batch_size": 4, "learning_rate": 0.2}
 CLIP = 0.7
+FORGOTTEN = np.arange(12) % 3 == 0
+GROUPS = ["a", "b", "a", "c", "c", "d", "a", "b", "d", "e", "e", "e"]
+"""Of twelve records: which are forgotten, and whose they are."""
 
 
 class Words:
@@ -41,6 +44,12 @@ def sampled(seed, rate, *counts):
 def records(count=12, seed=1, groups=None):
     draw = np.random.default_rng(seed)
     return Records.from_arrays(draw.normal(size=(count, INPUTS)) * 2.0, draw.integers(0, CLASSES, count), groups)
+
+
+def extreme(groups=None):
+    """Records whose gradients differ by many orders of magnitude."""
+    own = records(groups=groups)
+    return Records(own.features * torch.logspace(-6, 6, 12)[:, None], own.labels, own.groups)
 
 
 def silo(own=None, forgotten=None, name="silo", **arguments):
@@ -73,6 +82,29 @@ def gradient(vector, features, label, loss=functional.cross_entropy):
     logits = parts[2].view(CLASSES, HIDDEN) @ hidden + parts[3]
     loss(logits[None], label[None]).sum().backward()
     return flat.grad.numpy()
+
+
+def overflowing(count):
+    """A model, parameters of it that overflow where features are positive, and records of which the third has such."""
+    deep = FlatModel(mlp(INPUTS, (2,) * 9, CLASSES, 0))
+    bad = np.zeros(deep.dimension)
+    for layer in deep.layers:
+        if len(layer.shape) > 1:
+            bad[layer.slice] = 3e38
+    features = -np.abs(np.random.default_rng(0).normal(size=(count, INPUTS)))
+    features[2] *= -1.0
+    return deep, bad, Records.from_arrays(features, np.arange(count) % CLASSES, list("abcdef"[:count]))
+
+
+def person(own, vector, name, *loss):
+    """The sum of the gradients of one person's records."""
+    return sum(gradient(vector, own.features[i], own.labels[i], *loss) for i in range(12) if own.groups[i] == name)
+
+
+def moved(contribution, own, forgotten, out, *arguments, **settings):
+    """How far what a client sends is from what it would send without some records, in L2."""
+    whole = contribution(silo(own, forgotten), *arguments, **settings)
+    return np.linalg.norm(whole - contribution(silo(own.subset(~out), forgotten[~out]), *arguments, **settings))
 
 
 def clipped(vector, clip_norm=CLIP):
