@@ -15,6 +15,7 @@ from secure_fu.errors import AlreadyForgotten, ArgumentError, ProtocolError
 from secure_fu.federation.costs import Cost, predicted_epsilon
 from secure_fu.federation.main_line import Executed, MainLine
 from secure_fu.federation.parties import Parties
+from secure_fu.federation.parting import Parting, no_parting
 from secure_fu.learning import FlatModel, Records
 from secure_fu.planning import Plan
 from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clients, confidentiality
@@ -126,6 +127,7 @@ class Branches:
         require: Requirement | None,
         execute: bool,
         on_round: OnRound,
+        before_wiping: Callable[[Parting], None] = no_parting,
     ) -> Unlearned:
         """Run a method for a request; arguments and errors as of `Federation.unlearn` and `Federation.delete`."""
         passed: list[TrainingState] = []
@@ -137,6 +139,16 @@ class Branches:
 
         run = self._run(request, method, adaptive, require, execute, observe)
         if execute:
+            for name, silo in run.silos.items():
+                if silo.forgotten.any():
+                    before_wiping(
+                        Parting(
+                            client=name,
+                            forgotten=silo.forgotten_records,
+                            before=run.deletion.original,
+                            after=run.unlearned.state,
+                        )
+                    )
             self._execute(request, method, run, passed)
         return run.unlearned
 

@@ -17,10 +17,11 @@ from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
 from secure_fu.errors import ArgumentError
 from secure_fu.federation.branches import Branches, Marks, Request, Unlearned, present_training
 from secure_fu.federation.costs import Cost
-from secure_fu.federation.fitting import check_fits
+from secure_fu.federation.fitting import check_cast, check_fits
 from secure_fu.federation.founding import FOUNDING, read_founding
 from secure_fu.federation.main_line import ORIGINAL, Executed, MainLine
 from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE, Parties
+from secure_fu.federation.parting import Parting, no_parting
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
@@ -105,17 +106,7 @@ class Federation:
         self.scheme_name = scheme_name
         self._methods = frozenset({*(kind() for kind in METHODS.values()), *methods})
         self._joins = dict(joins or {})
-        for name in self._joins:
-            if name not in clients:
-                raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
-        missing = {"epochs", "batch_size", "learning_rate"} - set(recipe.local)
-        if recipe.unit is Unit.CLIENT and missing:
-            raise ArgumentError("plan.recipe.local", dict(recipe.local), f"also {', '.join(sorted(missing))}")
-        present = len(self._cohort_of(clients, 0))
-        if plan.minimum_cohort > present:
-            raise ArgumentError(
-                "plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first"
-            )
+        check_cast(plan, clients, self._joins, present=len(self._cohort_of(clients, 0)))
         for name, records in clients.items():
             check_size(name, records)
             check_fits(module, name, records)
@@ -389,6 +380,7 @@ class Federation:
         adaptive: bool,
         require: Requirement | None = None,
         on_round: OnRound = no_observer,
+        before_wiping: Callable[[Parting], None] = no_parting,
     ) -> Unlearned:
         """Execute a deletion: the main line goes on from its outcome, without the data.
 
@@ -399,9 +391,20 @@ class Federation:
             adaptive: whether the request may have been chosen after seeing models that the data had a part in: True for
                 most requests in the field, False where it was made independently of them. True weakens
                 what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
+            before_wiping: run at each client that has records to wipe, with these records and the models before and
+                after, for an audit of its own; see :func:`secure_fu.audit.own_audit`. What it raises ends the call, and
+                then the deletion was only tried out: nothing is wiped, and its rounds stay charged.
             request, method, require, on_round: as :meth:`unlearn`, and so are the errors.
         """
-        return self._branches.run(request, method, adaptive=adaptive, require=require, execute=True, on_round=on_round)
+        return self._branches.run(
+            request,
+            method,
+            adaptive=adaptive,
+            require=require,
+            execute=True,
+            on_round=on_round,
+            before_wiping=before_wiping,
+        )
 
     def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool) -> Cost:
         """What a method would cost and guarantee for a request; nothing is run.

@@ -1,14 +1,18 @@
-"""Whether a client's records fit the federation's module, found out before anything travels."""
+"""Whether clients, plan and module fit each other, found out before anything travels."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from secure_fu.errors import DataError
+from secure_fu.errors import ArgumentError, DataError
 from secure_fu.learning import Records
+from secure_fu.planning import Plan
+from secure_fu.privacy import Unit
 
-__all__ = ["check_fits"]
+__all__ = ["check_cast", "check_fits"]
 
 
 def check_fits(module: nn.Module, client: str, records: Records) -> None:
@@ -35,3 +39,25 @@ def check_fits(module: nn.Module, client: str, records: Records) -> None:
             f"records of client {client!r} have labels up to {largest}; the module gives outputs of shape "
             f"{tuple(logits.shape)} for one record"
         )
+
+
+def check_cast(plan: Plan, clients: Collection[str], joins: Collection[str], *, present: int) -> None:
+    """Check a plan against who takes part.
+
+    Args:
+        clients: names.
+        joins: names of those that join late.
+        present: how many are there in the first round.
+
+    Raises:
+        ArgumentError: somebody joins who is no client, the client unit without settings of local training, or a minimum
+            cohort that nobody can reach at first.
+    """
+    for name in joins:
+        if name not in clients:
+            raise ArgumentError("joins", name, f"names among the {len(clients)} clients")
+    missing = {"epochs", "batch_size", "learning_rate"} - set(plan.recipe.local)
+    if plan.recipe.unit is Unit.CLIENT and missing:
+        raise ArgumentError("plan.recipe.local", dict(plan.recipe.local), f"also {', '.join(sorted(missing))}")
+    if plan.minimum_cohort > present:
+        raise ArgumentError("plan.minimum_cohort", plan.minimum_cohort, f"at most {present}, who take part at first")
