@@ -12,13 +12,30 @@ from secure_fu.privacy.calibration import Calibration, calibrate_noise
 from secure_fu.privacy.clipping import clip_l2
 from secure_fu.privacy.confidentiality import Confidentiality, EpsilonFigure, confidentiality
 from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
+from secure_fu.privacy.equivalence import EquivalenceTest, equivalence_power, equivalence_test, holm, runs_needed
 from secure_fu.privacy.events import GaussianSumEvent
 from secure_fu.privacy.exchange import ExchangedSum, exchange_epsilon
 from secure_fu.privacy.gaussian import composed_shift, gaussian_epsilon, gaussian_sigma, largest_shift
 from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
 from secure_fu.privacy.ledger import PrivacyLedger, Reservation
 from secure_fu.privacy.ledger_records import EventStatus, LedgerEvent
+from secure_fu.privacy.lower_bounds import (
+    Assumption,
+    EpsilonBound,
+    ExpectedScores,
+    Guesses,
+    Registered,
+    canaries_needed,
+    counting_bound,
+    f_dp_bound,
+    gaussian_bound,
+    lower_bounds,
+    mean_bound,
+    one_run_bound,
+    register,
+)
 from secure_fu.privacy.noise import NoiseShare, assured_clients
+from secure_fu.privacy.noise_variance import VarianceTest, noise_variance_test
 from secure_fu.privacy.output_noise import noised, noised_model_epsilon, output_noise, output_step
 from secure_fu.privacy.renyi_filter import check_round
 from secure_fu.privacy.residual import residual_upper_bound
@@ -38,48 +55,68 @@ from secure_fu.privacy.units import Unit
 
 __all__ = [
     "MAX_SUMMED_VECTORS",
+    "Assumption",
     "Budget",
     "Calibration",
     "Confidentiality",
+    "EpsilonBound",
     "EpsilonEntry",
     "EpsilonFigure",
+    "EquivalenceTest",
     "EventStatus",
     "ExchangedSum",
+    "ExpectedScores",
     "GaussianSumEvent",
     "Grid",
+    "Guesses",
     "Interval",
     "LedgerEvent",
     "NoiseShare",
     "Phase",
     "PrivacyLedger",
+    "Registered",
     "Reservation",
     "RocCurve",
     "RotatedGrid",
     "Spending",
     "Subject",
     "Unit",
+    "VarianceTest",
     "View",
     "assured_clients",
     "auc",
     "calibrate_noise",
+    "canaries_needed",
     "check_round",
     "clip_l2",
     "clopper_pearson",
     "composed_shift",
     "confidentiality",
+    "counting_bound",
+    "equivalence_power",
+    "equivalence_test",
     "exchange_epsilon",
+    "f_dp_bound",
+    "gaussian_bound",
     "gaussian_epsilon",
     "gaussian_sigma",
+    "holm",
     "largest_shift",
+    "lower_bounds",
+    "mean_bound",
     "mean_interval",
+    "noise_variance_test",
     "noised",
     "noised_model_epsilon",
+    "one_run_bound",
     "output_noise",
     "output_step",
     "paired_gap_interval",
     "pld_epsilon",
+    "register",
     "renyi_epsilon",
     "residual_upper_bound",
     "roc_curve",
+    "runs_needed",
     "true_positive_rate",
 ]
