@@ -21,7 +21,7 @@ from secure_fu.scenario import Scenario
 from secure_fu.training import TrainingState
 from secure_fu.unlearning import Certified
 
-__all__ = ["ResultBuilder"]
+__all__ = ["ResultBuilder", "software_versions"]
 
 _RETRAINED = "retrained"
 _PACKAGES = ("secure-fu", "torch", "opacus", "tenseal", "numpy", "dp-accounting", "cryptography")
@@ -194,7 +194,7 @@ class ResultBuilder:
         seconds = (datetime.now(UTC) - self._created).total_seconds()
         return {
             "schema": SCHEMA,
-            "software": _versions(),
+            "software": software_versions(),
             "created": self._created.isoformat(timespec="seconds"),
             "complete": complete,
             "insecure": self._insecure,
@@ -286,7 +286,8 @@ def _attack(audit: MembershipAudit) -> dict[str, object]:
     }
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, by name."""
     return {
         "python": platform.python_version(),
         **{name.replace("-", "_"): metadata.version(name) for name in _PACKAGES},

@@ -27,7 +27,7 @@ from secure_fu.scenario import Scenario, build_scenario
 from secure_fu.training import OnRound, TrainingState
 from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
 
-__all__ = ["Progress", "Simulation", "encryption_processes", "plan_of"]
+__all__ = ["Progress", "Simulation", "committee_of", "encryption_processes", "plan_of"]
 
 # A curve needs no more points than a plot can show.
 _CURVE_POINTS = 100
@@ -92,12 +92,7 @@ class Simulation:
             plan=plan,
             scheme_name=config.protocol.scheme,
             joins=scenario.joins,
-            committee=CommitteeTerms(
-                members=config.protocol.members,
-                threshold=config.protocol.threshold,
-                quorum=config.protocol.quorum,
-                corrupt=config.protocol.corrupt,
-            ),
+            committee=committee_of(config),
             vanishes=_accidents(config),
             member_vanishes=_member_accidents(config),
             directory=out,
@@ -242,6 +237,14 @@ def plan_of(config: SimulationConfig, scenario: Scenario) -> Plan:
         }
         if unit is Unit.CLIENT
         else None,
+    )
+
+
+def committee_of(config: SimulationConfig) -> CommitteeTerms:
+    """The committee of a configuration."""
+    protocol = config.protocol
+    return CommitteeTerms(
+        members=protocol.members, threshold=protocol.threshold, quorum=protocol.quorum, corrupt=protocol.corrupt
     )
 
 

@@ -45,10 +45,11 @@ COMPOSITION = {
     "results",
     "run_directory",
     "simulation",
+    "auditor",
     "flower",
     "cli",
 }
-CRYPTO_COMPOSERS = {"federation", "simulation", "flower", "cli"}
+CRYPTO_COMPOSERS = {"federation", "simulation", "auditor", "flower", "cli"}
 
 # Third-party packages that only some parts may import.
 ONLY_IN: dict[str, set[str]] = {

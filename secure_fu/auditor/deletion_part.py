@@ -1,0 +1,125 @@
+"""The deletion part of an audit: shadow runs of a configuration's methods, and what `audit.json` says of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from secure_fu.audit import Verdict, worst
+from secure_fu.audit.deletion import NOTHING, DeletionAudit, DeletionRow, DeletionTerms, audit_deletion
+from secure_fu.auditor.shadow_cast import ShadowCast
+from secure_fu.auditor.shadow_runs import RETRAINED, deletion_runs
+from secure_fu.config import SimulationConfig
+from secure_fu.unlearning import METHODS
+
+__all__ = ["Counted", "audit_deletions", "deletion_not_seen", "deletion_verdicts"]
+
+Counted = Callable[[str, int], Callable[[int, int], None]]
+"""Begins a phase of so many steps and returns what is told (steps done, steps)."""
+
+_TITLES: Final = {NOTHING: "Doing nothing (control)", RETRAINED: "A second retraining (control)"}
+_WORDS: Final = {
+    "leak": "tells the forgotten from retraining",
+    "passed": "not told from retraining, by tests that would have told",
+    "cannot tell": "not told from retraining, by tests too weak to say so",
+    "invalid": "cannot be judged",
+}
+
+
+def audit_deletions(
+    config: SimulationConfig,
+    *,
+    data_dir: Path | None,
+    runs: int,
+    processes: int | None,
+    quick: bool,
+    counted: Counted,
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]], DeletionAudit]:
+    """Run every method of a configuration many times and judge it against retraining.
+
+    Args:
+        data_dir: takes the place of `data.path`.
+        runs: shadow runs.
+        processes: None for as many as there are cores, at most two; 1 works in this process.
+        quick: leaves out rebuilding of records and relearning.
+        counted: for progress.
+
+    Returns:
+        Figures as `audit.json` carries them, arrays of `scores.npz`, and the audit itself.
+
+    Raises:
+        ArgumentError: too few runs.
+    """
+    cast = ShadowCast.of(config, data_dir=data_dir)
+    terms = DeletionTerms(weight_decay=config.training.weight_decay)
+    if quick:
+        terms = DeletionTerms(weight_decay=config.training.weight_decay, relearning_steps=0, inversion_runs=0)
+    workers = _processes() if processes is None else processes
+    shadow = deletion_runs(
+        cast,
+        runs=runs,
+        seed=config.seed,
+        processes=0 if workers < 2 else workers,
+        progress=counted("shadow runs", runs),
+    )
+    judged = counted("judging methods", len(shadow.runs.after) + 1)
+    done = 0
+
+    def tell(_: str) -> None:
+        nonlocal done
+        done += 1
+        judged(done, done)
+
+    audit = audit_deletion(shadow.runs, terms=terms, progress=tell)
+    figures = audit.to_json()
+    rows = [{**row.to_json(), "title": _title(row.name)} for row in audit.rows]
+    figures |= {
+        "unit": cast.plan.recipe.unit.value,
+        "rows": rows,
+        "refused": [{"name": name, "reason": reason} for name, reason in shadow.refused.items()],
+    }
+    return figures, {"deletion/parts": shadow.runs.parts, "deletion/units": shadow.runs.units}, audit
+
+
+def deletion_verdicts(audit: DeletionAudit) -> Iterator[Verdict]:
+    """What counts for the whole audit: the methods that are offered to forget, one verdict for each outcome.
+
+    Baselines and controls are there to be told from retraining, and the models before and after together give a
+    deletion away even after exact retraining: both stand in the table and do not count here.
+    """
+    counted = [row for row in audit.rows if row.name in METHODS and not METHODS[row.name].baseline]
+    for outcome in dict.fromkeys(row.verdict.outcome for row in counted):
+        named = [row for row in counted if row.verdict.outcome is outcome]
+        titles = ", ".join(_title(row.name) for row in named)
+        reason = f" {named[0].verdict.sentence}" if len(named) == 1 else ""
+        yield Verdict(outcome=outcome, sentence=f"Deletion by {titles}: {_WORDS[outcome.value]}.{reason}")
+    if not counted:
+        rows: tuple[DeletionRow, ...] = audit.rows
+        yield Verdict(
+            outcome=worst(row.verdict for row in rows if row.name == RETRAINED),
+            sentence="No method was offered beside retraining, which was compared with itself.",
+        )
+
+
+def deletion_not_seen(audit: DeletionAudit) -> list[str]:
+    """What the tests would have missed."""
+    found = [
+        f"Deletion, {one.name}: with {one.runs} runs a method as good as retraining passes at a margin of "
+        f"{one.margin:g} with a chance of {one.power:.0%}"
+        + (f"; {one.runs_needed} runs make it 80 %." if one.runs_needed and one.power < 0.8 else ".")
+        for one in audit.power
+    ]
+    return [*found, "Deletion: traces that attacks on outputs and on this change of parameters do not look at."]
+
+
+def _title(name: str) -> str:
+    return _TITLES[name] if name in _TITLES else METHODS[name].title if name in METHODS else name
+
+
+def _processes() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(2, len(affinity(0)) if affinity is not None else os.cpu_count() or 1)

@@ -1,0 +1,85 @@
+"""What an audit is asked for, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fu.errors import ArgumentError
+
+__all__ = ["AuditOptions", "AuditOutcome", "AuditPart"]
+
+
+class AuditPart(Enum):
+    """A question of the audit."""
+
+    MEMBERSHIP = "membership"
+    DELETION = "deletion"
+    PROTOCOL = "protocol"
+    VIEWS = "views"
+
+
+_COUNTS: Final = ("runs", "shadows", "canaries", "processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """How thorough an audit is to be. None leaves a number to the audit.
+
+    Args:
+        runs: shadow runs of the whole procedure for the deletion part; at least 2.
+        shadows: shadow models for the membership part; at least 2.
+        canaries: canaries in the protocol's run; at least 2.
+        processes: processes to work with; at least 1. Changes the time only.
+        quick: fewer runs, shadows and canaries, where they are not given: a look, not a verdict to sign.
+        parts: what to audit; at least one.
+
+    Raises:
+        ArgumentError: a number is too small, or there is no part.
+    """
+
+    runs: int | None = None
+    shadows: int | None = None
+    canaries: int | None = None
+    processes: int | None = None
+    quick: bool = False
+    parts: frozenset[AuditPart] = frozenset(AuditPart)
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value, fewest = getattr(self, name), 1 if name == "processes" else 2
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < fewest):
+                raise ArgumentError(name, value, f"a whole number of at least {fewest}, or None")
+        parts = frozenset(self.parts)
+        if not parts or not all(isinstance(part, AuditPart) for part in parts):
+            raise ArgumentError("parts", sorted(map(str, parts)), "one or more of AuditPart")
+        object.__setattr__(self, "parts", parts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AuditOutcome:
+    """A finished audit.
+
+    Attributes:
+        result: the content of ``audit.json``, schema ``secure-fu/audit/1``; no NaN.
+        scores: the arrays of ``scores.npz`` by name; of numbers or truth values.
+
+    Raises:
+        ArgumentError: an array holds objects, which could only be stored by pickling.
+    """
+
+    result: dict[str, object]
+    scores: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        scores = {name: np.asarray(array) for name, array in self.scores.items()}
+        for name, array in scores.items():
+            if array.dtype.kind not in "biuf":
+                raise ArgumentError(f"scores[{name!r}]", str(array.dtype), "an array of numbers or truth values")
+        object.__setattr__(self, "scores", MappingProxyType(scores))
