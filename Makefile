@@ -2,6 +2,7 @@
 # environment in $(VENV), and makes it again when pyproject.toml or constraints.txt change.
 #
 #   make simulate                       the default scenario; ARGS="--preset mnist-silos --data-dir DIR" for another
+#   make audit ARGS="runs/mine"         an audit of that run; without ARGS of the default scenario
 #   make test PYTEST_ARGS="-k ledger"   some of the tests
 #   make test PYTHON=/opt/python3.13/bin/python3
 
@@ -14,11 +15,12 @@ BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check
 SOURCES := $(wildcard secure_fu tests examples benchmarks)
 
-.PHONY: help simulate test lint format install clean
+.PHONY: help simulate audit test lint format install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make simulate   train, delete, unlearn and compare, encrypted; ARGS="..." goes to secure-fu simulate'
+	@echo 'make audit      attack membership, deletions and noise; ARGS="..." goes to secure-fu audit'
 	@echo 'make test       all tests; PYTEST_ARGS="..." goes to pytest'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff format and fix'
@@ -26,6 +28,9 @@ help:
 
 simulate: $(VENV)/.runtime
 	"$(BIN)/secure-fu" simulate $(ARGS)
+
+audit: $(VENV)/.runtime
+	"$(BIN)/secure-fu" audit $(or $(ARGS),--preset digits-silos)
 
 test: $(VENV)/.development
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/pytest" $(PYTEST_ARGS)

@@ -119,18 +119,29 @@ def bare(axes: Axes) -> None:
     axes.grid(axis="x")
 
 
-def label_rows(axes: Axes, labels: Sequence[str], details: Sequence[str] | None = None) -> None:
-    """Name the rows of a chart whose rows stand at 0, 1, ... from the top, with a smaller line under each name."""
+def label_rows(
+    axes: Axes,
+    labels: Sequence[str],
+    details: Sequence[str] | None = None,
+    *,
+    width: int = _LABEL_WIDTH,
+    bold: int | None = None,
+) -> None:
+    """Name the rows of a chart whose rows stand at 0, 1, ... from the top, with a smaller line under each name.
+
+    Names are broken after ``width`` letters; row ``bold`` stands out.
+    """
     axes.set_yticks(range(len(labels)), ["" for _ in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     for position, label in enumerate(labels):
-        lines = textwrap.wrap(label, _LABEL_WIDTH) or [label]
-        _row_label(axes, position, "\n".join(lines), 5.5 if details else 0.0, INK, 9.5)
+        lines = textwrap.wrap(label, width) or [label]
+        weight = "bold" if position == bold else "normal"
+        _row_label(axes, position, "\n".join(lines), 5.5 if details else 0.0, INK, 9.5, weight)
         if details:
-            _row_label(axes, position, details[position], -1.0 - 5.5 * len(lines), MUTED, 8.5)
+            _row_label(axes, position, details[position], -1.0 - 5.5 * len(lines), MUTED, 8.5, "normal")
 
 
-def _row_label(axes: Axes, position: int, text: str, raised: float, colour: str, size: float) -> None:
+def _row_label(axes: Axes, position: int, text: str, raised: float, colour: str, size: float, weight: str) -> None:
     axes.annotate(
         text,
         (0, position),
@@ -141,6 +152,7 @@ def _row_label(axes: Axes, position: int, text: str, raised: float, colour: str,
         va="center",
         color=colour,
         fontsize=size,
+        fontweight=weight,
         annotation_clip=False,
     )
 

@@ -17,25 +17,33 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 
 
 class Node:
-    """A decoded JSON value and its path. Every reader raises RunDirectoryError if the value is of another kind."""
+    """A decoded JSON value and its path. Every reader raises RunDirectoryError if the value is of another kind.
 
-    def __init__(self, path: str, value: object) -> None:
+    ``file`` is the name of the file that messages speak of.
+    """
+
+    def __init__(self, path: str, value: object, *, file: str = "result.json") -> None:
         self.path = path
         self.value = value
+        self.file = file
 
     def reject(self, expected: str) -> NoReturn:
         """Raise RunDirectoryError: this value is not ``expected``."""
-        raise RunDirectoryError(f"result.json: {self.path} is {_describe(self.value)}; expected {expected}")
+        raise RunDirectoryError(f"{self.file}: {self.path} is {_describe(self.value)}; expected {expected}")
 
     def __getitem__(self, key: str) -> Node:
         members = self._object()
         if key not in members:
-            raise RunDirectoryError(f"result.json: {self.path}.{key} is missing")
-        return Node(f"{self.path}.{key}", members[key])
+            raise RunDirectoryError(f"{self.file}: {self.path}.{key} is missing")
+        return Node(f"{self.path}.{key}", members[key], file=self.file)
+
+    def maybe(self, key: str, read: Callable[[Node], T]) -> T | None:
+        """Read a member that may be missing, or null: None for both."""
+        return self[key].optional(read) if key in self._object() else None
 
     def at(self, index: int) -> Node:
         """The item of a list at ``index``."""
-        return Node(f"{self.path}[{index}]", self._list()[index])
+        return Node(f"{self.path}[{index}]", self._list()[index], file=self.file)
 
     def each(self, read: Callable[[Node], T]) -> tuple[T, ...]:
         """Read every item of a list."""
@@ -46,7 +54,7 @@ class Node:
         members = self._object()
         for key in members:
             if keys is not None and key not in keys:
-                raise RunDirectoryError(f"result.json: {self.path}.{key} belongs to no row")
+                raise RunDirectoryError(f"{self.file}: {self.path}.{key} belongs to no row")
         return {key: read(self[key]) for key in members}
 
     def optional(self, read: Callable[[Node], T]) -> T | None:

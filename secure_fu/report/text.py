@@ -18,6 +18,7 @@ __all__ = [
     "join_words",
     "percent",
     "points",
+    "signed",
     "signed_points",
 ]
 
@@ -46,6 +47,14 @@ def signed_points(difference: float | None) -> str:
 def decimal(value: float | None, digits: int = 2) -> str:
     """A number with fixed decimals."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A number with its sign and fixed decimals; what rounds to zero has none: "+0.03", "0.00"."""
+    if value is None:
+        return MISSING
+    written = f"{value:+.{digits}f}"
+    return written[1:] if float(written) == 0 else written
 
 
 def interval(figure: Interval | None) -> str:

@@ -1,0 +1,55 @@
+"""The command line, `secure-fu`: the only place that draws progress, colours and tables."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from secure_fu.cli import audit, ledger, simulate, verify
+from secure_fu.cli.common import BAD_INPUT, FAILED, complain
+from secure_fu.errors import (
+    ArgumentError,
+    CapacityError,
+    DataError,
+    LedgerError,
+    RunDirectoryError,
+    SecureFUError,
+    UnattainableEpsilonError,
+)
+
+__all__ = ["app", "main"]
+
+_BAD_INPUT_ERRORS = (ArgumentError, CapacityError, DataError, LedgerError, RunDirectoryError, UnattainableEpsilonError)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated unlearning that can be proved.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Federated unlearning that can be proved: secure sums of clipped, noised, encrypted contributions."""
+
+
+for _command in (simulate.simulate, audit.audit, ledger.ledger, verify.verify):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Entry point of `secure-fu`.
+
+    Exit codes: 0 done, 1 the run failed, 2 bad input, 3 a leak was found, 4 an audit is not valid (3 and 4 only if
+    asked for with --fail-on), 130 interrupted.
+    """
+    try:
+        app()
+    except _BAD_INPUT_ERRORS as error:
+        complain(str(error), error)
+        sys.exit(BAD_INPUT)
+    except SecureFUError as error:
+        complain(f"{type(error).__name__}: {error}", error)
+        sys.exit(FAILED)

@@ -1,0 +1,67 @@
+"""The audit in the terminal: the verdict first, then one line a question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from secure_fu.report.audit.result import Audit, Outcome, Verdict
+from secure_fu.report.audit.schema import read_audit
+from secure_fu.report.audit.words import cards, headline
+
+__all__ = ["AuditSummary", "audit_summary"]
+
+_STYLES = {
+    Outcome.LEAK: "bold red",
+    Outcome.INVALID: "bold magenta",
+    Outcome.CANNOT_TELL: "yellow",
+    Outcome.PASSED: "bold green",
+}
+
+
+def audit_summary(result: Mapping[str, object]) -> AuditSummary:
+    """The summary of a decoded ``audit.json``, to be printed on a rich console.
+
+    Raises:
+        RunDirectoryError: if the result does not follow its schema.
+    """
+    return AuditSummary(read_audit(result))
+
+
+class AuditSummary:
+    """A rich renderable: outcome, sentences, and a table of every question."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        audit = self._audit
+        if audit.insecure:
+            yield Text(f"INSECURE: {'; '.join(audit.insecure)}", style="bold white on red")
+        yield Text(f"{headline(audit.outcome)}.", style=_STYLES[audit.outcome])
+        for sentence in audit.sentences:
+            yield Text(sentence)
+        questions = [(card.title, card.verdict) for card in cards(audit)]
+        if len(questions) > 1:
+            yield Text("")
+            yield _table(questions)
+        pairs = [] if audit.deletion is None else [row for row in audit.deletion.rows if row.pair_verdict is not None]
+        if pairs:
+            yield Text("")
+            yield Text("Who holds both models (no question of forgetting):", style="dim")
+            yield _table([(row.title, row.pair_verdict) for row in pairs if row.pair_verdict is not None])
+
+
+def _table(questions: list[tuple[str, Verdict]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("audited", overflow="fold", max_width=28)
+    table.add_column("answer", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for title, verdict in questions:
+        answer = Text(verdict.outcome.value, style=_STYLES[verdict.outcome])
+        table.add_row(Text(title, style="bold"), answer, Text(verdict.sentence))
+    return table

@@ -1,0 +1,177 @@
+"""What an audit's answers and names mean, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secure_fu.report.audit.result import Audit, MethodRow, Outcome, Verdict
+from secure_fu.report.text import decimal
+
+__all__ = [
+    "Card",
+    "cards",
+    "finding_title",
+    "game_title",
+    "headline",
+    "is_control",
+    "meaning",
+    "method_bound_title",
+    "method_title",
+    "p_value",
+    "score_title",
+]
+
+_HEADLINES = {
+    Outcome.LEAK: "A leak was found",
+    Outcome.INVALID: "The audit is not valid",
+    Outcome.CANNOT_TELL: "The audit cannot tell",
+    Outcome.PASSED: "Nothing was found, and it would have been",
+}
+_MEANINGS = {
+    Outcome.LEAK: (
+        "At least one test found what should not be there, at an error rate that was fixed beforehand. A leak that was "
+        "found is there; repeating the audit until it is gone does not remove it."
+    ),
+    Outcome.INVALID: (
+        "Something that the audit rests on does not hold. Neither finding something nor finding nothing would mean "
+        "anything. The reason is given below; mend it and audit again."
+    ),
+    Outcome.CANNOT_TELL: (
+        "Nothing was found, and the tests were too weak to say more. This is no pass: a leak may be there. What would "
+        "have been found, and what it takes to see more, stands with each figure."
+    ),
+    Outcome.PASSED: (
+        "No test found anything, and each would have found a leak of the size that was stated beforehand. A smaller "
+        "leak, or one that these attacks do not look for, may still be there."
+    ),
+}
+
+# Names of attacks, figures and bounds as files write them, with "_" and "-" alike.
+_SCORES = {
+    "loss": "loss attack",
+    "calibrated": "calibrated loss",
+    "rmia": "RMIA",
+    "lira-online": "LiRA",
+    "lira-offline": "LiRA, offline",
+    "likelihood-ratio": "likelihood ratio (U-LiRA)",
+    "scores": "scores as they came",
+}
+_BOUNDS = {
+    "clopper-pearson": "counting (Clopper-Pearson)",
+    "one-run": "one run (Steinke 2023)",
+    "f-dp": "f-DP (Mahloujifar 2024)",
+    "gaussian-scores": "Gaussian scores",
+    "mean-test": "mean test",
+}
+_FINDINGS = {
+    "noise": "Is the noise there, in a round of noise only?",
+    "rounds": "Is it there in the training rounds?",
+    "contributions": "Does everybody clip, and sample as declared?",
+    "claim": "Does any bound exceed the claim?",
+}
+_GAMES = {
+    "out-then-out": "or never there?",
+    "never": "or never there?",
+    "in-then-in": "or still there?",
+    "retained": "or still there?",
+}
+_METHODS = {
+    "nothing": "Doing nothing (control)",
+    "retrained": "Retraining",
+    "rollback": "Rollback",
+    "scrub": "Scrub",
+    "correction": "Correction of the client's history",
+    "finetune": "Fine-tuning on the rest",
+    "scratch": "From scratch, few rounds",
+    "newton": "Newton step",
+    "ascent": "Projected ascent",
+    "eraser": "Eraser",
+    "fisher": "Fisher reset",
+    "negation": "Negation of a layer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One question of the audit and its answer."""
+
+    title: str
+    question: str
+    verdict: Verdict
+
+
+def headline(outcome: Outcome) -> str:
+    """The outcome in a few words."""
+    return _HEADLINES[outcome]
+
+
+def meaning(outcome: Outcome) -> str:
+    """What the outcome says and what it does not, for a reader without statistics."""
+    return _MEANINGS[outcome]
+
+
+def cards(audit: Audit) -> tuple[Card, ...]:
+    """Every question that was asked, in the order of the page; methods of deletion each with their own."""
+    found = []
+    if audit.membership is not None:
+        found.append(
+            Card(
+                title="Membership",
+                question="Does the model tell whose data it was trained on?",
+                verdict=audit.membership.verdict,
+            )
+        )
+    rows = () if audit.deletion is None else audit.deletion.rows
+    found += [
+        Card(title=row.title, question="Has the model forgotten, as after retraining?", verdict=row.verdict)
+        for row in rows
+        if not is_control(row)
+    ]
+    if audit.protocol is not None:
+        found.append(
+            Card(
+                title="Protocol",
+                question="Is the noise there that the privacy claim counts on?",
+                verdict=audit.protocol.verdict,
+            )
+        )
+    return tuple(found)
+
+
+def is_control(row: MethodRow) -> bool:
+    """Retraining and doing nothing are there to show what the tests can tell."""
+    return row.name in ("retrained", "nothing")
+
+
+def score_title(name: str) -> str:
+    """An attack or a figure of a deletion."""
+    return _look_up(_SCORES, name)
+
+
+def method_bound_title(name: str) -> str:
+    """A method of bounding epsilon from below."""
+    return _look_up(_BOUNDS, name)
+
+
+def finding_title(name: str) -> str:
+    """A question of the protocol's audit."""
+    return _look_up(_FINDINGS, name)
+
+
+def game_title(name: str) -> str:
+    """A game of the before/after attack, as a question about a record that was there before."""
+    return _look_up(_GAMES, name)
+
+
+def method_title(name: str) -> str:
+    """A method of deletion, where the file does not say it in words."""
+    return _look_up(_METHODS, name).capitalize() if name not in _METHODS else _METHODS[name]
+
+
+def p_value(value: float | None) -> str:
+    """A p-value: "0.032", "below 0.001"."""
+    return "below 0.001" if value is not None and value < 0.001 else decimal(value, 3)
+
+
+def _look_up(titles: dict[str, str], name: str) -> str:
+    return titles.get(name.lower().replace("_", "-").replace(" ", "-"), name.replace("_", " "))
