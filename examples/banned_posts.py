@@ -39,7 +39,7 @@ def main() -> None:
         minimum_cohort=SERVERS - 1,
         epsilon=8.0,
         rounds=12,
-        learning_rate=6.0,
+        learning_rate=3.0,
         momentum=0.8,
         clip_norm=1.0,
     )
@@ -50,7 +50,7 @@ def main() -> None:
     with Federation(model, servers, plan=plan) as federation:
         trained = federation.module_of(federation.train())
         print(f"Asked: {request.describe()} ({len(banned)} posts on {BANNED!r}).")
-        # Fine-tuning is no method but the control: so many rounds of simply training on. Scrub has to beat it.
+        # Fine-tuning is no method but the control: so many rounds of simply training on.
         methods: tuple[UnlearningMethod, ...] = (Retrain(), FineTune(length=3), Scrub(length=3))
         for method in methods:
             cost = federation.cost(request, method, adaptive=True)

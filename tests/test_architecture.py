@@ -67,6 +67,7 @@ NOT_IN: dict[str, set[str]] = {"torch": {"crypto"}}
 
 FORBIDDEN = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "torch.load"}
 FORBIDDEN_CALLS = {"__import__", "eval", "exec"}  # and import_module, unless of a name that can be read here
+LAZY = {"secure_fu", "secure_fu.auditor"}  # which look their names up when they are first used
 # Where noise, keys and secret sampling are made, randomness comes from the operating system or from an explicit stream.
 SECURE_PARTS = {"crypto", "discrete_gaussian", "privacy", "protocol"}
 WEAK_RANDOMNESS = {
@@ -220,7 +221,7 @@ def forbidden(sources: list[Source]) -> list[str]:
         for node in ast.walk(source.tree):
             if not isinstance(node, ast.Call):
                 continue
-            lazy = source.name == "secure_fu"  # which looks its names up when they are first used
+            lazy = source.name in LAZY
             unreadable = called(node) == "import_module" and not (lazy or isinstance(node.args[0], ast.Constant))
             if unreadable or (isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS):
                 found.append(f"{source.name} calls {called(node)}")

@@ -118,8 +118,8 @@ def test_banned_posts(tmp_path):
     assert "all records of class 3 at every client are to be forgotten" in output
     assert "Scrub would take 3 rounds. Heuristic: " in output
     before = number(r"^before +([0-9]+)%", output)
-    # Eight runs: 40 to 73 % before; 0 % after retraining and after scrub.
-    assert before > 20
+    # Five runs: 40 to 52 % before; 0 % after retraining and after scrub.
+    assert before > 10
     assert number(r"^after retrain +([0-9]+)%", output) <= 5
     assert number(r"^after scrub +([0-9]+)%", output) <= 10
     assert number(r"^after scrub +[0-9]+% +([0-9]+)%", output) > 45

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from secure_fu.auditor.audit import audit_config, audit_run, audit_scores
     from secure_fu.auditor.canary_runs import CanaryRun, canary_run
-    from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart
+    from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart, TargetKind
     from secure_fu.auditor.protocol_audit import audit_protocol
-    from secure_fu.auditor.shadow_cast import ShadowCast, TargetKind, choose_targets
+    from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets
     from secure_fu.auditor.shadow_runs import ShadowRuns, deletion_runs
     from secure_fu.auditor.transcript_views import read_transcript, transcript_views
     from secure_fu.auditor.views import PartyView, canary_views
@@ -40,9 +40,9 @@ __all__ = [
 _HOMES = {
     "audit": ("audit_config", "audit_run", "audit_scores"),
     "canary_runs": ("CanaryRun", "canary_run"),
-    "outcome": ("AuditOptions", "AuditOutcome", "AuditPart"),
+    "outcome": ("AuditOptions", "AuditOutcome", "AuditPart", "TargetKind"),
     "protocol_audit": ("audit_protocol",),
-    "shadow_cast": ("ShadowCast", "TargetKind", "choose_targets"),
+    "shadow_cast": ("ShadowCast", "choose_targets"),
     "shadow_runs": ("ShadowRuns", "deletion_runs"),
     "transcript_views": ("read_transcript", "transcript_views"),
     "views": ("PartyView", "canary_views"),

@@ -248,6 +248,7 @@ class _Audit:
             self.config,
             data_dir=self.data_dir,
             runs=runs,
+            targets=options.targets,
             processes=options.processes,
             quick=options.quick,
             counted=self._counted,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from secure_fu.audit import Verdict, worst
 from secure_fu.audit.deletion import NOTHING, DeletionAudit, DeletionRow, DeletionTerms, audit_deletion
-from secure_fu.auditor.shadow_cast import ShadowCast
+from secure_fu.auditor.outcome import TargetKind
+from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets
 from secure_fu.auditor.shadow_runs import RETRAINED, deletion_runs
 from secure_fu.config import SimulationConfig
 from secure_fu.unlearning import METHODS
@@ -35,6 +36,7 @@ def audit_deletions(
     *,
     data_dir: Path | None,
     runs: int,
+    targets: TargetKind | None,
     processes: int | None,
     quick: bool,
     counted: Counted,
@@ -44,6 +46,7 @@ def audit_deletions(
     Args:
         data_dir: takes the place of `data.path`.
         runs: shadow runs.
+        targets: what is deleted in them.
         processes: None for as many as there are cores, at most two; 1 works in this process.
         quick: leaves out rebuilding of records and relearning.
         counted: for progress.
@@ -63,6 +66,7 @@ def audit_deletions(
         cast,
         runs=runs,
         seed=config.seed,
+        targets=choose_targets(cast, kind=targets, seed=config.seed),
         processes=0 if workers < 2 else workers,
         progress=counted("shadow runs", runs),
     )

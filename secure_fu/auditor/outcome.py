@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
 
-__all__ = ["AuditOptions", "AuditOutcome", "AuditPart"]
+__all__ = ["AuditOptions", "AuditOutcome", "AuditPart", "TargetKind"]
 
 
 class AuditPart(Enum):
@@ -23,6 +23,16 @@ class AuditPart(Enum):
     DELETION = "deletion"
     PROTOCOL = "protocol"
     VIEWS = "views"
+
+
+class TargetKind(Enum):
+    """What one target of a deletion is."""
+
+    RECORDS = "records"
+    """One record; under the group unit all records of one person in a silo."""
+
+    CLIENTS = "clients"
+    """All records of one client."""
 
 
 _COUNTS: Final = ("runs", "shadows", "canaries", "processes")
@@ -38,6 +48,7 @@ class AuditOptions:
         canaries: canaries in the protocol's run; at least 2.
         processes: processes to work with; at least 1. Changes the time only.
         quick: fewer runs, shadows and canaries, where they are not given: a look, not a verdict to sign.
+        targets: what is deleted in the shadow runs; None for clients under the client unit, and records otherwise.
         parts: what to audit; at least one.
 
     Raises:
@@ -49,6 +60,7 @@ class AuditOptions:
     canaries: int | None = None
     processes: int | None = None
     quick: bool = False
+    targets: TargetKind | None = None
     parts: frozenset[AuditPart] = frozenset(AuditPart)
 
     def __post_init__(self) -> None:

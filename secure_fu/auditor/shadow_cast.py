@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secure_fu.audit.deletion import secret_parts
+from secure_fu.auditor.outcome import TargetKind
 from secure_fu.config import SimulationConfig
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import Records
@@ -23,7 +23,7 @@ from secure_fu.scenario import build_scenario
 from secure_fu.simulation import plan_of
 from secure_fu.unlearning import Retrain, UnlearningMethod, method_from_settings
 
-__all__ = ["ShadowCast", "TargetKind", "Targets", "choose_targets", "seed_of"]
+__all__ = ["ShadowCast", "Targets", "choose_targets", "seed_of"]
 
 _RECORDS = 120  # of a target pool, unless asked otherwise
 
@@ -101,16 +101,6 @@ class ShadowCast:
     def audited(self) -> tuple[UnlearningMethod, ...]:
         """The methods beside retraining, which is run as reference and as control."""
         return tuple(method for method in self.methods if not isinstance(method, Retrain))
-
-
-class TargetKind(Enum):
-    """What one target is."""
-
-    RECORDS = "records"
-    """One record; under the group unit all records of one person in a silo."""
-
-    CLIENTS = "clients"
-    """All records of one client."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

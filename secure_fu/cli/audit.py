@@ -36,6 +36,13 @@ class _Part(StrEnum):
     VIEWS = "views"
 
 
+class _Targets(StrEnum):
+    """What is deleted in shadow runs."""
+
+    RECORDS = "records"
+    CLIENTS = "clients"
+
+
 class _FailOn(StrEnum):
     """An outcome that ends the command with a code of its own."""
 
@@ -67,6 +74,10 @@ def audit(
     ] = None,
     runs: Annotated[int | None, typer.Option(metavar="N", min=2, help="Shadow runs of the deletion.")] = None,
     shadows: Annotated[int | None, typer.Option(metavar="N", min=2, help="Shadow models of the attacker.")] = None,
+    targets: Annotated[
+        _Targets | None,
+        typer.Option(metavar="records|clients", help="What shadow runs delete. Default: what the privacy unit allows."),
+    ] = None,
     canaries: Annotated[int | None, typer.Option(metavar="N", min=2, help="Canaries in the protocol's run.")] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes to work with.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer of all three: a look, not a verdict to sign.")] = False,
@@ -84,9 +95,9 @@ def audit(
     parts = [part.value for part in only or []]
     numbers = {"runs": runs, "shadows": shadows, "canaries": canaries}
     if scores is not None:
-        _only_for_runs(parts, numbers, quick=quick)
+        _only_for_runs(parts, {**numbers, "targets": targets}, quick=quick)
     try:
-        outcome, folder = _audit(job, out, parts, numbers, processes=processes, quick=quick)
+        outcome, folder = _audit(job, out, parts, numbers, targets=targets, processes=processes, quick=quick)
     except KeyboardInterrupt as interrupt:
         complain("interrupted; nothing was written", interrupt)
         raise typer.Exit(INTERRUPTED) from None
@@ -162,12 +173,12 @@ def _read_config(path: Path) -> SimulationConfig:
     return load_config(path)
 
 
-def _only_for_runs(parts: Sequence[str], numbers: Mapping[str, int | None], *, quick: bool) -> None:
+def _only_for_runs(parts: Sequence[str], options: Mapping[str, object], *, quick: bool) -> None:
     """Scores from elsewhere answer one question, and nothing can be run again for another."""
     for part in parts:
         if part != "membership":
             raise ArgumentError("--only", part, "membership with --scores: scores hold nothing else")
-    for name, value in {**numbers, "quick": True if quick else None}.items():
+    for name, value in {**options, "quick": True if quick else None}.items():
         if value is not None:
             raise ArgumentError(f"--{name}", value, "nothing with --scores: no model is trained")
 
@@ -178,17 +189,19 @@ def _audit(
     parts: Sequence[str],
     numbers: Mapping[str, int | None],
     *,
+    targets: _Targets | None,
     processes: int | None,
     quick: bool,
 ) -> tuple[AuditOutcome, Path]:
     # torch and all that needs it: only an audit should wait for them.
     from secure_fu.auditor.audit_directory import AuditDirectory
-    from secure_fu.auditor.outcome import AuditOptions, AuditPart
+    from secure_fu.auditor.outcome import AuditOptions, AuditPart, TargetKind
     from secure_fu.learning import limit_threads
 
     limit_threads()
     chosen = frozenset(AuditPart(part) for part in parts) or frozenset(AuditPart)
-    options = AuditOptions(**numbers, processes=processes, quick=quick, parts=chosen)
+    kind = None if targets is None else TargetKind(targets.value)
+    options = AuditOptions(**numbers, targets=kind, processes=processes, quick=quick, parts=chosen)
     with AuditDirectory(job.folder() if out is None else out) as directory, phase_bars(Console(stderr=True)) as bars:
         outcome = job.audit(options, bars)
         directory.write(outcome)

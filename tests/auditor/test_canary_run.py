@@ -12,7 +12,7 @@ from small_federations import LOCAL
 
 from secure_fu.audit.canaries import CanaryTask
 from secure_fu.audit.verdict import Outcome
-from secure_fu.auditor import canary_run as module_of_run
+import secure_fu.auditor.canary_runs as module_of_run
 from secure_fu.auditor.canary_runs import ZERO, canary_run
 from secure_fu.auditor.protocol_audit import audit_protocol, noise_of
 from secure_fu.crypto import InsecureDeterministicRandomness

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import FULL, Recorder, configured, small
 
 from secure_fu.auditor.audit import audit_config, audit_run, audit_scores
-from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart
+from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart, TargetKind
 from secure_fu.errors import ArgumentError, DataError, RunDirectoryError
 from secure_fu.report.audit.result import Outcome
 from secure_fu.report.audit.schema import read_audit
@@ -105,6 +105,16 @@ def test_the_transcript_of_a_run_is_read(run: Path) -> None:
     with_run = {view.party for view in audit.views}
     alone = audit_config(small(), data_dir=None, options=only(AuditPart.VIEWS), progress=Recorder())
     assert with_run > {view.party for view in read_audit(alone.result).views}
+
+
+def test_whole_clients_can_be_deleted() -> None:
+    options = AuditOptions(
+        runs=8, processes=1, quick=True, targets=TargetKind.CLIENTS, parts=frozenset({AuditPart.DELETION})
+    )
+    config = small("unlearning.methods=['finetune', 'scrub']", "unlearning.settings.scrub.length=2")
+    audit = read_audit(audit_config(config, data_dir=None, options=options, progress=Recorder()).result)
+    assert audit.deletion is not None
+    assert (audit.deletion.units, audit.deletion.forgotten) == (3, 1)
 
 
 def test_a_model_that_does_not_fit_is_named(run: Path, tmp_path: Path) -> None:
