@@ -10,7 +10,7 @@ import math
 from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 from secure_fu.errors import ArgumentError
@@ -29,6 +29,8 @@ __all__ = [
 
 _TOP_SHARE: Final = 0.01
 _FEWEST_TOP: Final = 10
+_FEW: Final = 50  # records, below which the normal approximation does not keep its level under ties
+_PERMUTATIONS: Final = 9999
 _FEWEST_FALSE_POSITIVES: Final = 10
 _MOST_RECORDS: Final = 10**9
 
@@ -36,8 +38,9 @@ _MOST_RECORDS: Final = 10**9
 def rank_test(members: ArrayLike, non_members: ArrayLike) -> float:
     """Two-sided p-value of Mann and Whitney's test (1947): is the area under the ROC curve other than 1/2?
 
-    Exact for few records without ties, else by the normal approximation with ties allowed for. Two-sided, because
-    forgotten records that score below others are found out as well.
+    Exact for few records without ties; for few with ties by random permutations, which keeps the level; else by the
+    normal approximation with ties allowed for. Two-sided, because forgotten records that score below others are found
+    out as well.
 
     Args:
         members: finite scores, shape (m,), m >= 1.
@@ -46,7 +49,21 @@ def rank_test(members: ArrayLike, non_members: ArrayLike) -> float:
     inside, outside = np.asarray(members, dtype=np.float64), np.asarray(non_members, dtype=np.float64)
     if np.ptp(np.concatenate([inside, outside])) == 0.0:
         return 1.0
+    few = min(len(inside), len(outside)) < _FEW
+    if few and len(np.unique(np.concatenate([inside, outside]))) < len(inside) + len(outside):
+        return _permuted(inside, outside)
     return min(1.0, float(stats.mannwhitneyu(inside, outside, alternative="two-sided").pvalue))
+
+
+def _permuted(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+    """The rank sum of the smaller group among those of random groups of its size; two-sided, never below 1 / draws."""
+    small, large = sorted((inside, outside), key=len)
+    ranks = stats.rankdata(np.concatenate([small, large]))
+    ranks -= ranks.mean()
+    found = abs(ranks[: len(small)].sum())
+    generator = np.random.default_rng(0)
+    sums = [generator.choice(ranks, len(small), replace=False, shuffle=False).sum() for _ in range(_PERMUTATIONS)]
+    return (1 + int((np.abs(sums) >= found - 1e-9).sum())) / (1 + _PERMUTATIONS)
 
 
 def top_count(records: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secure_fu.audit._content import content_digests
 from secure_fu.audit.attacks import confidence
 from secure_fu.audit.shadows import ShadowModels
 from secure_fu.errors import ArgumentError, DataError
@@ -116,11 +116,11 @@ def shadow_signals(shadows: ShadowModels, records: Records, target: NDArray[np.f
             "shadows", f"a set whose model {int(same[0])} is the target", "shadow models that the target is not among"
         )
     places: dict[bytes, list[int]] = {}
-    for index, name in enumerate(_digests(shadows.records)):
+    for index, name in enumerate(content_digests(shadows.records)):
         places.setdefault(name, []).append(index)
     members = np.zeros(phi.shape, dtype=np.bool_)
     known = np.zeros(len(records), dtype=np.bool_)
-    for index, name in enumerate(_digests(records)):
+    for index, name in enumerate(content_digests(records)):
         if name in places:
             known[index] = True
             copies = shadows.members[:, places[name]]
@@ -132,16 +132,8 @@ def shadow_signals(shadows: ShadowModels, records: Records, target: NDArray[np.f
 
 def shared_records(first: Records, second: Records) -> int:
     """How many records of the second group are, with their labels, among the first as well."""
-    names = set(_digests(first))
-    return sum(name in names for name in _digests(second))
-
-
-def _digests(records: Records) -> list[bytes]:
-    features = np.ascontiguousarray(records.features.numpy().reshape(len(records), -1)) + np.float32(0.0)  # no -0
-    return [
-        hashlib.blake2b(row.tobytes() + int(label).to_bytes(8, "big"), digest_size=16).digest()
-        for row, label in zip(features, records.labels.numpy(), strict=True)
-    ]
+    names = set(content_digests(first))
+    return sum(name in names for name in content_digests(second))
 
 
 def _slices(count: int, step: int) -> list[slice]:

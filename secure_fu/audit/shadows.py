@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from secure_fu.audit._content import first_copies
 from secure_fu.audit._shadow_cache import ShadowCache, digest_of
 from secure_fu.errors import ArgumentError, NonFiniteError
 from secure_fu.learning import FlatModel, Records, StackedTraining, stacked_logits, train_stacked
@@ -78,18 +79,24 @@ class ShadowModels:
 
 
 def balanced_members(
-    count: int, records: int, *, seed: int, always: NDArray[np.bool_] | None = None
+    count: int,
+    records: int,
+    *,
+    seed: int,
+    always: NDArray[np.bool_] | None = None,
+    copies: NDArray[np.int64] | None = None,
 ) -> NDArray[np.bool_]:
     """Random halves of a pool, in complementary pairs: each record is in exactly half of the models.
 
     Of each pair the first has floor(m / 2) of the m records that are divided, every such half equally likely, and the
-    second has the others. Pairs are independent.
+    second has the others. Copies count as one. Pairs are independent.
 
     Args:
         count: S, even, >= 2.
         records: n, >= 0.
         seed: >= 0; what is drawn from it meets no other use of the same seed.
         always: shape (n,), true for records that are in every model and are not divided.
+        copies: shape (n,), for each record a number that it shares with its copies: these are divided as one.
 
     Returns:
         bool, shape (S, n). Models 2k and 2k + 1 are a pair.
@@ -104,13 +111,17 @@ def balanced_members(
     fixed = np.zeros(records, dtype=np.bool_) if always is None else always
     if fixed.dtype != np.bool_ or fixed.shape != (records,):
         raise ArgumentError("always", f"{fixed.dtype} of shape {fixed.shape}", f"bools of shape ({records},)")
-    divided = np.flatnonzero(~fixed)
+    content = np.arange(records) if copies is None else copies
+    if content.shape != (records,):
+        raise ArgumentError("copies", f"of shape {content.shape}", f"one number a record: shape ({records},)")
+    divided = np.unique(content[~fixed])
     members = np.tile(fixed, (count, 1))
     generator = np.random.default_rng(shadow_seed(seed, "members"))
     for pair in range(0, count, 2):
         order = generator.permutation(divided)
-        members[pair, order[: len(order) // 2]] = True
-        members[pair + 1, order[len(order) // 2 :]] = True
+        chosen = np.isin(content, order[: len(order) // 2]) & ~fixed
+        members[pair] |= chosen
+        members[pair + 1] |= ~chosen & ~fixed
     return members
 
 
@@ -165,7 +176,7 @@ def shadow_models(
         NonFiniteError: a model diverged.
         DataError: the cache is damaged, of another version, or was made from something else; names the file.
     """
-    members = balanced_members(count, len(records), seed=seed, always=always)
+    members = balanced_members(count, len(records), seed=seed, always=always, copies=first_copies(records))
     first = model.vector() if start is None else start
     made_from = {
         **_made_from(model, records, members, seed),
@@ -220,7 +231,7 @@ def shadow_models_by(
     """
     if cache is not None and not procedure:
         raise ArgumentError("procedure", procedure, "a name for the training and its settings, since there is a cache")
-    members = balanced_members(count, len(records), seed=seed, always=always)
+    members = balanced_members(count, len(records), seed=seed, always=always, copies=first_copies(records))
     made_from = {**_made_from(model, records, members, seed), "procedure": f"own/{procedure}"}
 
     def train_block(low: int, high: int) -> NDArray[np.float32]:

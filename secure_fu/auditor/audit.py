@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.audit import MembershipAudit, Verdict, read_scores, scores_audit, worst
+from secure_fu.audit import MembershipAudit, Outcome, Verdict, read_scores, scores_audit, worst
 from secure_fu.auditor.deletion_part import audit_deletions, deletion_not_seen, deletion_verdicts
 from secure_fu.auditor.membership_part import (
     audit_membership,
@@ -230,9 +231,10 @@ class _Audit:
         shadows = options.shadows if options.shadows is not None else 16 if options.quick else 64
         seed = self.config.seed
         target = fresh_target(self.scenario, self.plan, seed=seed) if self.target is None else self.target
+        clean = replace(self.config, deletion=replace(self.config.deletion, backdoor=False))
         report.add_membership(
             audit_membership(
-                self.scenario,
+                build_scenario(clean, data_dir=self.data_dir),
                 self.plan,
                 target,
                 shadows=shadows,
@@ -276,9 +278,13 @@ class _Audit:
             report.views += views
             if self.run is not None:
                 report.views += transcript_views(read_transcript(self.run))
-            report.verdicts += [view.verdict for view in report.views]
-            if AuditPart.PROTOCOL not in options.parts:
-                report.sentences += [f"{view.party}: {view.verdict.sentence}" for view in views]
+            # A party that finds next to nothing is no reason to doubt: of views, only what is wrong counts.
+            wrong = [view for view in report.views if view.verdict.outcome in (Outcome.LEAK, Outcome.INVALID)]
+            report.verdicts += [view.verdict for view in wrong]
+            if not report.verdicts:
+                report.verdicts += [view.verdict for view in report.views]
+            named = views if AuditPart.PROTOCOL not in options.parts else wrong
+            report.sentences += [f"{view.party}: {view.verdict.sentence}" for view in named]
         report.assumptions += _PROTOCOL_ASSUMPTIONS
         if not np.isfinite(protocol.claim.epsilon):
             report.insecure.append("the ledger's claim is infinite: no noise is accounted for")

@@ -9,12 +9,13 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from secure_fu.audit import Verdict, worst
+from secure_fu.audit import Outcome, Verdict, worst
 from secure_fu.audit.deletion import NOTHING, DeletionAudit, DeletionRow, DeletionTerms, audit_deletion
 from secure_fu.auditor.outcome import TargetKind
 from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets
 from secure_fu.auditor.shadow_runs import RETRAINED, deletion_runs
 from secure_fu.config import SimulationConfig
+from secure_fu.privacy import holm
 from secure_fu.unlearning import METHODS
 
 __all__ = ["Counted", "audit_deletions", "deletion_not_seen", "deletion_verdicts"]
@@ -93,13 +94,16 @@ def deletion_verdicts(audit: DeletionAudit) -> Iterator[Verdict]:
     """What counts for the whole audit: the methods that are offered to forget, one verdict for each outcome.
 
     Baselines and controls are there to be told from retraining, and the models before and after together give a
-    deletion away even after exact retraining: both stand in the table and do not count here.
+    deletion away even after exact retraining: both stand in the table and do not count here. Each method has the whole
+    level in its row; here the methods share it (Bonferroni), so that offering many faultless ones is no leak.
     """
     counted = [row for row in audit.rows if row.name in METHODS and not METHODS[row.name].baseline]
-    for outcome in dict.fromkeys(row.verdict.outcome for row in counted):
-        named = [row for row in counted if row.verdict.outcome is outcome]
+    limit = (1.0 - audit.terms.level) / max(1, len(counted))
+    outcomes = {row.name: _shared(row, limit) for row in counted}
+    for outcome in dict.fromkeys(outcomes.values()):
+        named = [row for row in counted if outcomes[row.name] is outcome]
         titles = ", ".join(_title(row.name) for row in named)
-        reason = f" {named[0].verdict.sentence}" if len(named) == 1 else ""
+        reason = f" {named[0].verdict.sentence}" if len(named) == 1 and named[0].verdict.outcome is outcome else ""
         yield Verdict(outcome=outcome, sentence=f"Deletion by {titles}: {_WORDS[outcome.value]}.{reason}")
     if not counted:
         rows: tuple[DeletionRow, ...] = audit.rows
@@ -107,6 +111,16 @@ def deletion_verdicts(audit: DeletionAudit) -> Iterator[Verdict]:
             outcome=worst(row.verdict for row in rows if row.name == RETRAINED),
             sentence="No method was offered beside retraining, which was compared with itself.",
         )
+
+
+def _shared(row: DeletionRow, limit: float) -> Outcome:
+    """A row's outcome where its difference from retraining has to stand at a level that methods share."""
+    if row.verdict.outcome is not Outcome.LEAK:
+        return row.verdict.outcome
+    tests = {test.name: test.test for test in (*row.after_only, row.forget_excess) if test.test is not None}
+    adjusted = holm({name: min(1.0, test.p_different) for name, test in tests.items()})
+    found = [adjusted[name] for name, test in tests.items() if not test.equivalent]
+    return Outcome.LEAK if min(found, default=1.0) <= limit else Outcome.CANNOT_TELL
 
 
 def deletion_not_seen(audit: DeletionAudit) -> list[str]:

@@ -55,13 +55,14 @@ def audit_membership(
 ) -> MembershipAudit:
     """Attack the model that a federation released, with shadow models that were trained as it was.
 
-    Members are the records that were there from the first round on and are not the scenario's own to forget: those that
-    joined late or carry a trigger are of another law than the records held out. Every shadow model is trained on all of
-    these others, and on a random half of members and held-out records together; divisor and noise are scaled to their
-    number, so that a step moves it as far, and as noisily, as it moved the target.
+    Members are all records of all clients, non-members those held out: the two were parted by lot, so that nothing but
+    membership can tell them apart, however the clients divide the former. Shadow models are trained on random halves of
+    both together, all of them from the first round on, with divisor and noise scaled to their number: a step then moves
+    them as far, and as noisily, as it moved the target. Records that joined late are in fewer of the target's rounds
+    than of theirs; that costs power and no validity.
 
     Args:
-        scenario: of the federation, as it was trained.
+        scenario: of the federation; with the records as they were before any trigger, which held-out records lack.
         plan: its plan, for the record unit.
         target: the released parameters, shape (d,).
         shadows: how many, even.
@@ -72,22 +73,16 @@ def audit_membership(
         ArgumentError: the unit is not the record, or too few shadow models.
     """
     model = FlatModel(scenario.module)
-    everybody = pooled_records(scenario.clients)
-    marks = scenario.request.identify_all(scenario.clients)
-    joined = joined_steps(scenario.clients, scenario.joins)
-    audited = (joined == 0) & ~np.concatenate([marks[name] for name in sorted(scenario.clients)])
-    if not audited.any():
-        audited = joined >= 0
-    training = stacked_training(plan, model, clients=len(scenario.clients), joins=scenario.joins)
-    held_out = len(scenario.test)
-    share = (0.5 * (audited.sum() + held_out) + (~audited).sum()) / len(everybody)
+    members = pooled_records(scenario.clients)
     pool = Records(
-        torch.cat([everybody.features, scenario.test.features]), torch.cat([everybody.labels, scenario.test.labels])
+        torch.cat([members.features, scenario.test.features]), torch.cat([members.labels, scenario.test.labels])
     )
+    training = stacked_training(plan, model, clients=len(scenario.clients), joins=scenario.joins)
+    share = 0.5 * len(pool) / len(members)
     model.load(target)
     return membership_audit(
         model.module,
-        members=everybody.subset(audited),
+        members=members,
         non_members=scenario.test,
         shadows=shadow_models(
             FlatModel(scenario.module),
@@ -95,8 +90,6 @@ def audit_membership(
             count=shadows,
             training=replace(training, divisor=share * training.divisor, noise=share * training.noise),
             seed=seed,
-            always=np.concatenate([~audited, np.zeros(held_out, dtype=np.bool_)]),
-            joined=np.concatenate([joined, np.zeros(held_out, dtype=np.int64)]),
             progress=progress,
         ),
     )

@@ -49,7 +49,8 @@ def audit_canaries(
         plan,
         canaries=min(most, max(20, dimension // 2)) if canaries is None else canaries,
         rounds=min(_QUICK_ROUNDS, plan.recipe.rounds) if quick else None,
-        zero_rounds=max(1, math.ceil(_ZERO_VALUES / dimension)) if not quick else 1,
+        # They are charged in a branch of their own, which has the plan's budget.
+        zero_rounds=1 if quick else min(plan.recipe.rounds, math.ceil(_ZERO_VALUES / dimension)),
         scheme_name=config.protocol.scheme,
         committee=committee_of(config),
     )

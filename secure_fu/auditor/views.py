@@ -20,6 +20,7 @@ from secure_fu.privacy.lower_bounds import EpsilonBound
 __all__ = ["PartyView", "canary_views"]
 
 _ABLE = 0.25
+_FEWEST = 2  # canaries inserted, and left out, that bounds take
 _VIEWS = 5  # that have bounds, among which false alarms are shared out
 
 
@@ -157,6 +158,11 @@ def _view(
     """Bounds of the registered statistic on what a party sees."""
     registration, claim = run.registration, claim_of(run)
     rate = registration.sampling_rate if rate is None else rate
+    inside = int(run.inserted[canaries].sum())
+    if min(inside, int(canaries.sum()) - inside) < _FEWEST:
+        sentence = f"Too few canaries are left in this view for a bound: {int(canaries.sum())}, {inside} inserted."
+        verdict = Verdict(outcome=Outcome.CANNOT_TELL, sentence=sentence)
+        return PartyView(party=party, sees=sees, finds=sentence, claim=claim, verdict=verdict)
     chosen = components[:, canaries]
     likelihood = likelihood_scores(chosen, noise=noise, rate=rate)
     linear = linear_scores(chosen, noise=noise)

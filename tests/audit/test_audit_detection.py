@@ -129,3 +129,16 @@ def test_with_hardly_any_records_nothing_can_be_found() -> None:
 def test_out_of_range(call: object) -> None:
     with pytest.raises(ArgumentError):
         call()  # type: ignore[operator]
+
+
+def test_few_members_with_many_ties_keep_the_level() -> None:
+    """Yes-or-no scores, four members, of a rare yes: the normal approximation says too often that they differ."""
+    draw = np.random.default_rng(3)
+    p_values, normal = [], []
+    for _ in range(300):
+        scores = (draw.random(404) < 0.03).astype(float)
+        p_values.append(rank_test(scores[:4], scores[4:]))
+        normal.append(stats.mannwhitneyu(scores[:4], scores[4:]).pvalue if scores.any() else 1.0)
+    # 0.0113 is the level: four members of whom one says yes. The normal approximation is far below 0.05 there.
+    assert np.mean(np.array(p_values) <= 0.05) <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 300)
+    assert np.mean(np.array(normal) <= 0.05) > np.mean(np.array(p_values) <= 0.05)

@@ -357,3 +357,13 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "note.json").mkdir()
     with pytest.raises(DataError, match=r"note\.json cannot be read"):
         trained(tmp_path / "note.safetensors")
+
+
+def test_copies_are_divided_as_one() -> None:
+    copies = np.array([0, 1, 0, 3, 1, 0, 6, 7])
+    members = balanced_members(20, 8, seed=5, copies=copies)
+    assert (members[:, copies] == members).all()
+    assert (members[0::2] ^ members[1::2]).all()
+    alone = balanced_members(20, 8, seed=5)
+    assert (alone == balanced_members(20, 8, seed=5, copies=np.arange(8))).all()
+    assert not (alone[:, copies] == alone).all()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from small_federations import LOCAL
 
+import secure_fu.auditor.canary_runs as module_of_run
 from secure_fu.audit.canaries import CanaryTask
 from secure_fu.audit.verdict import Outcome
-import secure_fu.auditor.canary_runs as module_of_run
 from secure_fu.auditor.canary_runs import ZERO, canary_run
 from secure_fu.auditor.protocol_audit import audit_protocol, noise_of
 from secure_fu.crypto import InsecureDeterministicRandomness

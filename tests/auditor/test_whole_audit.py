@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from small_runs import FULL, Recorder, configured, small
 
+from secure_fu.audit import Outcome as AuditOutcomeOf
+from secure_fu.audit import worst
 from secure_fu.auditor.audit import audit_config, audit_run, audit_scores
+from secure_fu.auditor.deletion_part import deletion_verdicts
 from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart, TargetKind
+from secure_fu.auditor.protocol_part import audit_canaries
 from secure_fu.errors import ArgumentError, DataError, RunDirectoryError
+from secure_fu.learning import FlatModel
 from secure_fu.report.audit.result import Outcome
 from secure_fu.report.audit.schema import read_audit
-from secure_fu.simulation import Simulation
+from secure_fu.scenario import build_scenario
+from secure_fu.simulation import Simulation, plan_of
 
 FEW = AuditOptions(runs=8, shadows=8, canaries=60, processes=1, quick=True)
 
@@ -58,7 +66,8 @@ def test_the_gravest_verdict_is_the_audits(whole: tuple[AuditOutcome, Recorder])
     assert audit.protocol is not None
     assert audit.deletion is not None
     offered = [row.verdict.outcome for row in audit.deletion.rows if row.name in ("rollback", "scrub", "correction")]
-    views = [view.verdict.outcome for view in audit.views]
+    wrong = (Outcome.LEAK, Outcome.INVALID)
+    views = [view.verdict.outcome for view in audit.views if view.verdict.outcome in wrong]
     found = [audit.membership.verdict.outcome, audit.protocol.verdict.outcome, *offered, *views]
     gravity = [Outcome.PASSED, Outcome.CANNOT_TELL, Outcome.INVALID, Outcome.LEAK]
     assert audit.outcome is max(found, key=gravity.index)
@@ -105,6 +114,50 @@ def test_the_transcript_of_a_run_is_read(run: Path) -> None:
     with_run = {view.party for view in audit.views}
     alone = audit_config(small(), data_dir=None, options=only(AuditPart.VIEWS), progress=Recorder())
     assert with_run > {view.party for view in read_audit(alone.result).views}
+
+
+def test_members_are_all_records_that_the_lot_gave_to_clients(whole: tuple[AuditOutcome, Recorder]) -> None:
+    """Also those of who leaves and of who came late: without them members would be of another law than the rest."""
+    scenario = build_scenario(configured(*FULL))
+    audit = read_audit(whole[0].result)
+    assert audit.membership is not None
+    assert audit.membership.members == sum(len(records) for records in scenario.clients.values())
+    assert audit.membership.non_members == len(scenario.test)
+
+
+def test_a_small_model_has_no_more_zero_rounds_than_its_budget_pays_for() -> None:
+    config = small()
+    scenario = build_scenario(config)
+    protocol, _, _ = audit_canaries(config, scenario, plan_of(config, scenario), canaries=20, quick=False)
+    assert protocol.zero_round.values == 2 * FlatModel(scenario.module).dimension
+
+
+def row(outcome: AuditOutcomeOf, p_value: float, equivalent: bool = False) -> Any:
+    """What `deletion_verdicts` reads of a row."""
+    test = SimpleNamespace(p_different=p_value, equivalent=equivalent)
+    weak = SimpleNamespace(p_different=0.9, equivalent=False)
+    return SimpleNamespace(
+        name="scrub",
+        verdict=SimpleNamespace(outcome=outcome, sentence="Why."),
+        after_only=(SimpleNamespace(name="a", test=test), SimpleNamespace(name="b", test=weak)),
+        forget_excess=SimpleNamespace(name="c", test=weak),
+    )
+
+
+@pytest.mark.parametrize(
+    ("p_value", "methods", "expected"),
+    [
+        (0.01, 1, AuditOutcomeOf.LEAK),
+        (0.01, 5, AuditOutcomeOf.CANNOT_TELL),
+        (0.001, 5, AuditOutcomeOf.LEAK),
+    ],
+)
+def test_methods_share_the_level_of_the_whole(p_value: float, methods: int, expected: AuditOutcomeOf) -> None:
+    others = [row(AuditOutcomeOf.CANNOT_TELL, 0.9) for _ in range(methods - 1)]
+    for other, name in zip(others, ("rollback", "fisher", "ascent", "correction"), strict=False):
+        other.name = name
+    audit: Any = SimpleNamespace(rows=[row(AuditOutcomeOf.LEAK, p_value), *others], terms=SimpleNamespace(level=0.95))
+    assert worst(deletion_verdicts(audit)) is expected
 
 
 def test_whole_clients_can_be_deleted() -> None:

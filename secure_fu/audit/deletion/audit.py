@@ -89,7 +89,7 @@ class DeletionRow:
     Attributes:
         name: of the method.
         after_only: the attacks on the model after: likelihood ratio and loss.
-        forget_excess: accuracy on the forgotten less that on test records; with the attacks it makes the verdict.
+        forget_excess: accuracy on the forgotten less that on records never seen; with the attacks it makes the verdict.
         forget_accuracy, forget_loss: on the forgotten records.
         usefulness: test accuracy, against retraining and chance.
         pair: attacks on the models before and after, both games.
@@ -310,9 +310,10 @@ class _Auditor:
             likelihood_attack(after.confidence, self.retrained.confidence, self.never, margin=margin, level=level),
             loss_attack(after.losses, self.retrained.losses, self.never, margin=margin, level=level),
             forget_excess(
-                (after.correct.astype(np.float64), after.test_accuracy),
-                (self.retrained.correct.astype(np.float64), self.retrained.test_accuracy),
+                after.correct.astype(np.float64),
+                self.retrained.correct.astype(np.float64),
                 self.forgotten,
+                self.runs.record_parts == Part.NEVER,
                 margin=self.terms.accuracy_margin,
                 level=level,
             ),

@@ -190,7 +190,7 @@ def _in_words(test: Comparison) -> str:
     side = "above" if own > reference else "below"
     return (
         f"Accuracy on the forgotten data is {_percent(abs(own - reference))} {side} retraining's, beyond what the "
-        "model gained or lost on test records."
+        "model gained or lost on data never seen."
     )
 
 

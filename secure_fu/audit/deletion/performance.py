@@ -1,7 +1,9 @@
 """How well the model still does on what it was to forget, against a model that never saw it.
 
 A model that is better or worse than a retrained one on everything is so on the forgotten records as well, and that is
-no memory of them. So the figure that is judged is the *excess*: accuracy on the forgotten less that on test records.
+no memory of them. So the figure that is judged is the *excess*: accuracy on the forgotten less that on target records
+that the same run never saw. Which of the two a record is was drawn by lot, so that only memory can tell them apart;
+test records are other records, and their difference to the targets would not average out.
 """
 
 from __future__ import annotations
@@ -56,20 +58,22 @@ def forget_set_performance(
 
 
 def forget_excess(
-    method: tuple[NDArray[np.float64], NDArray[np.float64]],
-    retrained: tuple[NDArray[np.float64], NDArray[np.float64]],
+    method: NDArray[np.float64],
+    retrained: NDArray[np.float64],
     forgotten: NDArray[np.bool_],
+    never: NDArray[np.bool_],
     *,
     margin: float,
     level: float,
 ) -> Comparison:
-    """Accuracy on the forgotten less that on test records, method against retrained, paired by run.
+    """Accuracy on the forgotten less that on target records never seen, method against retrained, paired by run.
 
     Args:
-        method: whether each target record is named right, (R, t), and the accuracy on test records, (R,).
+        method: whether each target record is named right, (R, t).
         retrained: the same under the retrained models.
         forgotten: which records are forgotten in each run, (R, t).
+        never: which were never there, (R, t).
         margin: gap within which the two count as equivalent.
     """
-    values = [forget_set_mean(correct, forgotten) - test for correct, test in (method, retrained)]
+    values = [forget_set_mean(correct, forgotten) - forget_set_mean(correct, never) for correct in (method, retrained)]
     return compared(FORGET_EXCESS, values[0], values[1], margin=margin, level=level, shares=False)

@@ -78,7 +78,7 @@ def power_of_tests(
     spreads = {
         LIKELIHOOD: (math.sqrt(1.5) * float(learned.std(ddof=1)), margin),
         LOSS: (_area_spread(-losses, parted), margin),
-        FORGET_EXCESS: (_excess_spread(correct, retrained.test_accuracy, parted), accuracy_margin),
+        FORGET_EXCESS: (_excess_spread(correct, parted), accuracy_margin),
     }
     return tuple(_power(name, spread, len(learned), own, level) for name, (spread, own) in spreads.items())
 
@@ -115,21 +115,21 @@ def _area_spread(scores: NDArray[np.float64], parted: Parted) -> float:
     return math.sqrt(2.0) * float(areas(scores, parted).std(ddof=1))
 
 
-def _excess_spread(correct: NDArray[np.float64], test: NDArray[np.float64], parted: Parted) -> float:
-    """Spread of the gap of two excesses over one run's forgotten units."""
+def _excess_spread(correct: NDArray[np.float64], parted: Parted) -> float:
+    """Spread of the gap of two excesses, forgotten over never seen units of one run."""
     out = parted.inside | parted.outside
-    excess = correct - test[:, None]
     gaps = []
     for run in range(len(correct)):
         other = (run + 1) % len(correct)
-        chosen = parted.inside[run] & out[other]
-        if chosen.any():
-            gap = float((excess[run, chosen] - excess[other, chosen]).mean())
-            gaps.append(gap * math.sqrt(chosen.sum() / parted.inside[run].sum()))
+        inside, outside = parted.inside[run] & out[other], parted.outside[run] & out[other]
+        if inside.any() and outside.any():
+            change = correct[run] - correct[other]
+            share = min(inside.sum(), outside.sum()) / min(parted.inside[run].sum(), parted.outside[run].sum())
+            gaps.append(float(change[inside].mean() - change[outside].mean()) * math.sqrt(share))
     if len(gaps) >= 2:
         return _about_zero(gaps)
-    means = np.where(parted.inside, excess, 0.0).sum(axis=1) / parted.inside.sum(axis=1)
-    return math.sqrt(2.0) * float(means.std(ddof=1))
+    means = [np.where(part, correct, 0.0).sum(axis=1) / part.sum(axis=1) for part in (parted.inside, parted.outside)]
+    return math.sqrt(2.0) * float((means[0] - means[1]).std(ddof=1))
 
 
 def _about_zero(gaps: list[float]) -> float:
