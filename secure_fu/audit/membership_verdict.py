@@ -138,6 +138,8 @@ def membership_verdict(
     least = min(adjusted, key=adjusted.__getitem__)
     if adjusted[least] <= 1.0 - level:
         return verdict(Outcome.LEAK, _leak(attacks, chosen, least, adjusted[least], top_found))
+    if np.ptp(np.concatenate([result.member_scores, result.non_member_scores])) == 0.0:
+        return verdict(Outcome.CANNOT_TELL, "All scores are equal: they tell nothing of anybody.")
     limits = _no_area(m, n)
     if detectable is not None:
         found = f"an AUC of {detectable:.3f} would have been found with a power of {_POWER_STATED:.0%}"
@@ -165,12 +167,13 @@ def _leak(attacks: Mapping[str, AttackResult], chosen: str, found_by: str, p_val
         )
     area = attacks[found_by].auc
     figures = f"AUC {area.value:.3f}, 95 % interval {area.low:.3f} to {area.high:.3f}"
+    what = "The scores tell" if found_by == "scores" else f"The attack {found_by} tells"
     if area.value < 0.5:
-        return (
-            f"The attack {found_by} tells members from records that were never seen, because the model treats members "
-            f"worse: {figures} {after}."
+        why = "the model treats members worse" + (
+            ", or the scores have the wrong sign (larger has to speak for membership)" if found_by == "scores" else ""
         )
-    return f"The attack {found_by} tells members from records that were never seen: {figures} {after}."
+        return f"{what} members from records that were never seen, because {why}: {figures} {after}."
+    return f"{what} members from records that were never seen: {figures} {after}."
 
 
 def _why_not(strong: bool, known: bool, power: float, margin: float, strict: float) -> str:
@@ -182,7 +185,7 @@ def _why_not(strong: bool, known: bool, power: float, margin: float, strict: flo
         needed = members_needed(margin, power=_POWER_TO_PASS, level=strict)
         return (
             f"To pass, an area of {0.5 + margin:g} would have to be found with a power of {_POWER_TO_PASS:.0%}: that "
-            f"takes {needed} members and as many non-members."
+            f"takes, for example, {needed} members and {needed} non-members."
         )
     return f"To pass, every area would have to be within {margin:g} of 1/2 beyond doubt."
 

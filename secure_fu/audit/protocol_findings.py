@@ -181,10 +181,12 @@ def contributions_finding(found: ContributionTest, registration: Registration, s
     if visible >= registration.raw_length:
         return Verdict(
             outcome=Outcome.CANNOT_TELL,
-            sentence=(
-                f"Too few canaries and rounds to see a single client that does not clip: its canaries would have to "
-                f"come {visible:.1f} times too long, and they are {registration.raw_length:g} times as long as the "
-                "clip norm."
+            sentence="Too few canaries and rounds to see a single client that does not clip"
+            + (
+                f": its canaries would have to come {visible:.1f} times too long, and they are "
+                f"{registration.raw_length:g} times as long as the clip norm."
+                if math.isfinite(visible)
+                else ", whatever it sends."
             ),
             figures=figures,
         )

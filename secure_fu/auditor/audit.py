@@ -69,7 +69,7 @@ def audit_config(
         ConfigError, DataError, BudgetExceededError, UnattainableEpsilonError: as a simulation does.
         ArgumentError: a number does not fit, such as fewer runs than an interval takes; says what would.
     """
-    source = {"kind": "config", "name": config.name, "config": config.to_dict()}
+    source = {"kind": "config", "name": config.name, "config": config.to_dict(), "quick": options.quick}
     return _Audit(config, data_dir, options, progress, source).outcome()
 
 
@@ -81,7 +81,12 @@ def audit_run(run_dir: Path, *, data_dir: Path | None, options: AuditOptions, pr
             damaged or of another version.
     """
     run = read_run(run_dir)
-    source = {"kind": "run", "name": run_dir.name or run.config.name, "config": run.config.to_dict()}
+    source = {
+        "kind": "run",
+        "name": run_dir.name or run.config.name,
+        "config": run.config.to_dict(),
+        "quick": options.quick,
+    }
     return _Audit(run.config, data_dir, options, progress, source, run=run.path).outcome()
 
 
@@ -112,22 +117,22 @@ class _Report:
         self.parts: dict[str, Any] = {"membership": None, "deletion": None, "protocol": None}
         self.views: list[PartyView] = []
         self.verdicts: list[Verdict] = []
-        self.sentences: list[str] = []
+        self.sentences: list[tuple[Outcome, str]] = []
         self.assumptions: list[str] = []
         self.not_seen: list[str] = []
         self.scores: dict[str, NDArray[Any]] = {}
         self.timing: dict[str, float] = {}
 
-    def conclude(self, verdict: Verdict) -> None:
-        """Count a verdict towards the whole audit's."""
+    def conclude(self, verdict: Verdict, question: str) -> None:
+        """Count a verdict towards the whole audit's, under the question that it answers."""
         self.verdicts.append(verdict)
-        self.sentences.append(verdict.sentence)
+        self.sentences.append((verdict.outcome, f"{question}: {verdict.sentence}"))
 
     def add_membership(self, audit: MembershipAudit) -> None:
         """The membership part."""
         self.parts["membership"] = membership_figures(audit)
         self.scores |= membership_scores(audit)
-        self.conclude(audit.verdict)
+        self.conclude(audit.verdict, "Membership")
         self.assumptions += _MEMBERSHIP_ASSUMPTIONS if audit.shadows else ()
         detectable = audit.verdict.figures.get("detectable_auc")
         if detectable is not None:
@@ -139,6 +144,10 @@ class _Report:
     def outcome(self) -> AuditOutcome:
         """The finished audit."""
         self.timing["total"] = sum(self.timing.values())
+        outcome = worst(self.verdicts)
+        # What the whole is judged by comes first.
+        sentences = [sentence for own, sentence in self.sentences if own is outcome]
+        sentences += [sentence for own, sentence in self.sentences if own is not outcome]
         result = {
             "schema": AUDIT_SCHEMA,
             "software": software_versions(),
@@ -146,7 +155,7 @@ class _Report:
             "complete": True,
             "source": self.source,
             "insecure": self.insecure,
-            "verdict": {"outcome": worst(self.verdicts).value, "sentences": self.sentences},
+            "verdict": {"outcome": outcome.value, "sentences": sentences},
             **self.parts,
             "views": [view.to_json() for view in self.views],
             "assumptions": self.assumptions,
@@ -258,7 +267,7 @@ class _Audit:
         report.parts["deletion"] = figures
         report.scores |= scores
         for verdict in deletion_verdicts(audit):
-            report.conclude(verdict)
+            report.conclude(verdict, "Deletion")
         report.assumptions += _DELETION_ASSUMPTIONS
         report.not_seen += deletion_not_seen(audit)
 
@@ -272,19 +281,22 @@ class _Audit:
         if AuditPart.PROTOCOL in options.parts:
             report.parts["protocol"] = protocol.to_json()
             report.scores |= scores
-            report.conclude(protocol.verdict)
+            report.conclude(protocol.verdict, "Protocol")
             report.not_seen += protocol_not_seen(protocol)
         if AuditPart.VIEWS in options.parts:
             report.views += views
             if self.run is not None:
-                report.views += transcript_views(read_transcript(self.run))
+                seen = transcript_views(read_transcript(self.run))
+                report.views += [replace(view, party=f"in this run's transcript: {view.party}") for view in seen]
             # A party that finds next to nothing is no reason to doubt: of views, only what is wrong counts.
             wrong = [view for view in report.views if view.verdict.outcome in (Outcome.LEAK, Outcome.INVALID)]
             report.verdicts += [view.verdict for view in wrong]
             if not report.verdicts:
                 report.verdicts += [view.verdict for view in report.views]
             named = views if AuditPart.PROTOCOL not in options.parts else wrong
-            report.sentences += [f"{view.party}: {view.verdict.sentence}" for view in named]
+            report.sentences += [
+                (view.verdict.outcome, f"What {view.party} sees: {view.verdict.sentence}") for view in named
+            ]
         report.assumptions += _PROTOCOL_ASSUMPTIONS
         if not np.isfinite(protocol.claim.epsilon):
             report.insecure.append("the ledger's claim is infinite: no noise is accounted for")

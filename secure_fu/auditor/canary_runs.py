@@ -41,7 +41,7 @@ from secure_fu.protocol.header import Header, grid_of
 from secure_fu.training import TRAIN, Recipe, Silo, StackedUpdates, TrainingState, train, training_task
 from secure_fu.unlearning.method import PlannedRounds
 
-__all__ = ["ZERO", "CanaryRun", "canary_run"]
+__all__ = ["ZERO", "CanaryRun", "canary_run", "check_canaries"]
 
 ZERO: Final = "statistic/zero"
 """Purpose of the zero round, in which everybody sends noise alone."""
@@ -108,6 +108,16 @@ class CanaryRun:
     traffic: tuple[RoundTraffic, ...]
 
 
+def check_canaries(canaries: int, dimension: int) -> None:
+    """Refuse a number of canaries that a model of `dimension` parameters has no room for.
+
+    Raises:
+        ArgumentError: there are more canaries than parameters.
+    """
+    if canaries > dimension:
+        raise ArgumentError("canaries", canaries, f"at most {dimension}, the number of the model's parameters")
+
+
 def canary_run(
     module: nn.Module,
     clients: Mapping[str, Records],
@@ -161,6 +171,7 @@ def canary_run(
         if len(records) + canaries > MAX_SUMMED_VECTORS:
             raise ArgumentError("canaries", canaries, f"few enough for {MAX_SUMMED_VECTORS} vectors a client")
     model = FlatModel(module)
+    check_canaries(canaries, model.dimension)
     entropy = np.random.SeedSequence(seed)
     direction_seed, coin_seed = (int(child.generate_state(1, np.uint64)[0]) for child in entropy.spawn(2))
     directions = CanaryDirections(dimension=model.dimension, count=canaries, seed=direction_seed)

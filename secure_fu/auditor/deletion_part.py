@@ -81,7 +81,7 @@ def audit_deletions(
 
     audit = audit_deletion(shadow.runs, terms=terms, progress=tell)
     figures = audit.to_json()
-    rows = [{**row.to_json(), "title": _title(row.name)} for row in audit.rows]
+    rows = [{**row.to_json(), "title": _title(row.name), "baseline": _is_baseline(row.name)} for row in audit.rows]
     figures |= {
         "unit": cast.plan.recipe.unit.value,
         "rows": rows,
@@ -97,14 +97,14 @@ def deletion_verdicts(audit: DeletionAudit) -> Iterator[Verdict]:
     deletion away even after exact retraining: both stand in the table and do not count here. Each method has the whole
     level in its row; here the methods share it (Bonferroni), so that offering many faultless ones is no leak.
     """
-    counted = [row for row in audit.rows if row.name in METHODS and not METHODS[row.name].baseline]
+    counted = [row for row in audit.rows if row.name in METHODS and not _is_baseline(row.name)]
     limit = (1.0 - audit.terms.level) / max(1, len(counted))
     outcomes = {row.name: _shared(row, limit) for row in counted}
     for outcome in dict.fromkeys(outcomes.values()):
         named = [row for row in counted if outcomes[row.name] is outcome]
         titles = ", ".join(_title(row.name) for row in named)
         reason = f" {named[0].verdict.sentence}" if len(named) == 1 and named[0].verdict.outcome is outcome else ""
-        yield Verdict(outcome=outcome, sentence=f"Deletion by {titles}: {_WORDS[outcome.value]}.{reason}")
+        yield Verdict(outcome=outcome, sentence=f"{titles}: {_WORDS[outcome.value]}.{reason}")
     if not counted:
         rows: tuple[DeletionRow, ...] = audit.rows
         yield Verdict(
@@ -136,6 +136,10 @@ def deletion_not_seen(audit: DeletionAudit) -> list[str]:
 
 def _title(name: str) -> str:
     return _TITLES[name] if name in _TITLES else METHODS[name].title if name in METHODS else name
+
+
+def _is_baseline(name: str) -> bool:
+    return name in METHODS and METHODS[name].baseline
 
 
 def _processes() -> int:

@@ -35,7 +35,8 @@ class TargetKind(Enum):
     """All records of one client."""
 
 
-_COUNTS: Final = ("runs", "shadows", "canaries", "processes")
+# Fewer runs give no interval, fewer canaries no bound; and each record is in half of the shadow models.
+_FEWEST: Final = {"runs": 8, "shadows": 2, "canaries": 20, "processes": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +44,16 @@ class AuditOptions:
     """How thorough an audit is to be. None leaves a number to the audit.
 
     Args:
-        runs: shadow runs of the whole procedure for the deletion part; at least 2.
-        shadows: shadow models for the membership part; at least 2.
-        canaries: canaries in the protocol's run; at least 2.
+        runs: shadow runs of the whole procedure for the deletion part; at least 8.
+        shadows: shadow models for the membership part; even, at least 2.
+        canaries: canaries in the protocol's run; at least 20.
         processes: processes to work with; at least 1. Changes the time only.
         quick: fewer runs, shadows and canaries, where they are not given: a look, not a verdict to sign.
         targets: what is deleted in the shadow runs; None for clients under the client unit, and records otherwise.
         parts: what to audit; at least one.
 
     Raises:
-        ArgumentError: a number is too small, or there is no part.
+        ArgumentError: a number is too small, or odd where it must be even, or there is no part.
     """
 
     runs: int | None = None
@@ -64,10 +65,13 @@ class AuditOptions:
     parts: frozenset[AuditPart] = frozenset(AuditPart)
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            value, fewest = getattr(self, name), 1 if name == "processes" else 2
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < fewest):
-                raise ArgumentError(name, value, f"a whole number of at least {fewest}, or None")
+        for name, fewest in _FEWEST.items():
+            value, even = getattr(self, name), name == "shadows"
+            if value is None:
+                continue
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value < fewest or (even and value % 2):
+                raise ArgumentError(name, value, f"{'an even' if even else 'a whole'} number of at least {fewest}")
         parts = frozenset(self.parts)
         if not parts or not all(isinstance(part, AuditPart) for part in parts):
             raise ArgumentError("parts", sorted(map(str, parts)), "one or more of AuditPart")

@@ -24,6 +24,7 @@ _CANARIES: Final = 1000
 _CANARY_CLIENTS: Final = 100  # each encrypts and uploads as a client does
 _QUICK_ROUNDS: Final = 10
 _ZERO_VALUES: Final = 10_000  # coordinates of noise that the chi-square test should have
+_QUICK_VALUES: Final = 2_000
 
 
 def audit_canaries(
@@ -50,7 +51,7 @@ def audit_canaries(
         canaries=min(most, max(20, dimension // 2)) if canaries is None else canaries,
         rounds=min(_QUICK_ROUNDS, plan.recipe.rounds) if quick else None,
         # They are charged in a branch of their own, which has the plan's budget.
-        zero_rounds=1 if quick else min(plan.recipe.rounds, math.ceil(_ZERO_VALUES / dimension)),
+        zero_rounds=min(plan.recipe.rounds, math.ceil((_QUICK_VALUES if quick else _ZERO_VALUES) / dimension)),
         scheme_name=config.protocol.scheme,
         committee=committee_of(config),
     )

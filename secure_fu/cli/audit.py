@@ -72,13 +72,17 @@ def audit(
         list[_Part] | None,
         typer.Option(metavar="PART", help="Audit this part only: membership, deletion, protocol or views; repeatable."),
     ] = None,
-    runs: Annotated[int | None, typer.Option(metavar="N", min=2, help="Shadow runs of the deletion.")] = None,
-    shadows: Annotated[int | None, typer.Option(metavar="N", min=2, help="Shadow models of the attacker.")] = None,
+    runs: Annotated[int | None, typer.Option(metavar="N", help="Shadow runs of the deletion, at least 8.")] = None,
+    shadows: Annotated[
+        int | None, typer.Option(metavar="N", help="Shadow models of the attacker, an even number.")
+    ] = None,
     targets: Annotated[
         _Targets | None,
         typer.Option(metavar="records|clients", help="What shadow runs delete. Default: what the privacy unit allows."),
     ] = None,
-    canaries: Annotated[int | None, typer.Option(metavar="N", min=2, help="Canaries in the protocol's run.")] = None,
+    canaries: Annotated[
+        int | None, typer.Option(metavar="N", help="Canaries in the protocol's run, at least 20.")
+    ] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", min=1, help="Processes to work with.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer of all three: a look, not a verdict to sign.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print audit.json in place of the summary.")] = False,
@@ -96,8 +100,9 @@ def audit(
     numbers = {"runs": runs, "shadows": shadows, "canaries": canaries}
     if scores is not None:
         _only_for_runs(parts, {**numbers, "targets": targets}, quick=quick)
+    options = _options(parts, numbers, targets=targets, processes=processes, quick=quick)
     try:
-        outcome, folder = _audit(job, out, parts, numbers, targets=targets, processes=processes, quick=quick)
+        outcome, folder = _audit(job, out, options)
     except KeyboardInterrupt as interrupt:
         complain("interrupted; nothing was written", interrupt)
         raise typer.Exit(INTERRUPTED) from None
@@ -183,25 +188,30 @@ def _only_for_runs(parts: Sequence[str], options: Mapping[str, object], *, quick
             raise ArgumentError(f"--{name}", value, "nothing with --scores: no model is trained")
 
 
-def _audit(
-    job: _Job,
-    out: Path | None,
+def _options(
     parts: Sequence[str],
     numbers: Mapping[str, int | None],
     *,
     targets: _Targets | None,
     processes: int | None,
     quick: bool,
-) -> tuple[AuditOutcome, Path]:
+) -> AuditOptions:
+    from secure_fu.auditor.outcome import AuditOptions, AuditPart, TargetKind
+
+    chosen = frozenset(AuditPart(part) for part in parts) or frozenset(AuditPart)
+    kind = None if targets is None else TargetKind(targets.value)
+    try:
+        return AuditOptions(**numbers, targets=kind, processes=processes, quick=quick, parts=chosen)
+    except ArgumentError as error:
+        raise ArgumentError(f"--{error.argument}", error.value, error.expected) from None
+
+
+def _audit(job: _Job, out: Path | None, options: AuditOptions) -> tuple[AuditOutcome, Path]:
     # torch and all that needs it: only an audit should wait for them.
     from secure_fu.auditor.audit_directory import AuditDirectory
-    from secure_fu.auditor.outcome import AuditOptions, AuditPart, TargetKind
     from secure_fu.learning import limit_threads
 
     limit_threads()
-    chosen = frozenset(AuditPart(part) for part in parts) or frozenset(AuditPart)
-    kind = None if targets is None else TargetKind(targets.value)
-    options = AuditOptions(**numbers, targets=kind, processes=processes, quick=quick, parts=chosen)
     with AuditDirectory(job.folder() if out is None else out) as directory, phase_bars(Console(stderr=True)) as bars:
         outcome = job.audit(options, bars)
         directory.write(outcome)

@@ -93,7 +93,7 @@ def test_the_four_outcomes() -> None:
 
     found, sentence = outcome(400, 400, 0.5)
     assert found is Outcome.LEAK
-    assert "tells members from records that were never seen: AUC 0.6" in sentence
+    assert "The scores tell members from records that were never seen: AUC 0.6" in sentence
     found, sentence = outcome(400, 400, -0.5)
     assert found is Outcome.LEAK
     assert "treats members worse: AUC 0.3" in sentence

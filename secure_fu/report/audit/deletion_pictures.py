@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from secure_fu.report.audit.marks import MARKERS, OUTCOME_COLOURS, judged, judged_pairs
 from secure_fu.report.audit.result import Audit, Comparison, DeletionFigures, MethodRow, Outcome, PairAttack
-from secure_fu.report.audit.words import game_title, score_title
+from secure_fu.report.audit.words import game_title, is_control, score_title
 from secure_fu.report.canvas import Picture, bare, label_rows, new_figure, picture
 from secure_fu.report.result import Interval
 from secure_fu.report.style import GRID, INK, MUTED
@@ -46,7 +46,8 @@ def deletion_gap_picture(audit: Audit) -> Picture | None:
     right.set_title("Accuracy, forgotten less test")
     left.set_xlabel("gap to retraining")
     right.set_xlabel("gap to retraining, in points")
-    label_rows(left, [row.title for row in figures.rows], [row.verdict.outcome.value for row in figures.rows])
+    outcomes = [f"{row.verdict.outcome.value}{', baseline' if row.baseline else ''}" for row in figures.rows]
+    label_rows(left, [row.title for row in figures.rows], outcomes)
     marks = [_mark(MARKERS[index], score_title(name)) for index, name in enumerate(attacks)]
     answers = [
         Line2D([], [], color=OUTCOME_COLOURS[outcome], linewidth=3.0, label=label)
@@ -108,7 +109,8 @@ def deletion_pair_picture(audit: Audit) -> Picture | None:
     if figures is None:
         return None
     rows = [_PairRow("Retraining", _headline(figures.reference, figures), figures.reference)]
-    rows += [_PairRow(row.title, row.headline, row.pair) for row in figures.rows if row.headline]
+    controls_last = sorted(figures.rows, key=is_control)
+    rows += [_PairRow(row.title, row.headline, row.pair) for row in controls_last if row.headline]
     games = list(dict.fromkeys(game for row in rows for game in row.headline))
     if not games:
         return None

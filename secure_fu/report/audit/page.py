@@ -13,14 +13,19 @@ from secure_fu.report.audit.protocol_pictures import bounds_picture, noise_pictu
 from secure_fu.report.audit.result import Audit, Comparison, MethodRow, Outcome
 from secure_fu.report.audit.schema import read_audit
 from secure_fu.report.audit.words import (
+    BASELINE,
+    QUICK,
+    areas,
     cards,
     finding_title,
     game_title,
     headline,
+    is_control,
     meaning,
     method_bound_title,
     method_title,
     p_value,
+    reasons,
     score_title,
 )
 from secure_fu.report.canvas import Picture, drawing
@@ -63,11 +68,18 @@ def write_audit_page(result: Mapping[str, object], directory: Path) -> Path:
 
 def _render(audit: Audit, pictures: list[Picture]) -> str:
     template = environment().get_template("audit.html.j2")
+    rows = () if audit.deletion is None else audit.deletion.rows
+    pairs = [(row, row.pair_verdict) for row in rows if row.pair_verdict is not None and not is_control(row)]
     return template.render(
         audit=audit,
         headline=headline(audit.outcome),
         meaning=meaning(audit.outcome),
+        quick_words=QUICK,
+        baseline_words=BASELINE,
         cards=cards(audit),
+        answers=list(zip(rows, reasons([(row.title, row.verdict) for row in rows]), strict=True)),
+        pairs=list(zip(pairs, reasons([(row.title, verdict) for row, verdict in pairs]), strict=True)),
+        pair_controls=[(row.title, areas(row)) for row in rows if is_control(row) and row.headline],
         pictures={picture.name: picture for picture in pictures},
         config=list(flat(audit.source.config or {})),
         comparisons=_comparisons,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -17,6 +19,8 @@ __all__ = ["bounds_picture", "noise_picture", "views_picture"]
 _BAR = "#0072b2"
 _ROOM_FOR_LABEL = 0.12
 """A bar that takes up more than this part of the axis has its figure inside."""
+
+_PARTY_WIDTH = 32
 
 
 def bounds_picture(audit: Audit) -> Picture | None:
@@ -145,7 +149,8 @@ def views_picture(audit: Audit) -> Picture | None:
     if not rows:
         return None
     methods = list(dict.fromkeys(bound.method for view in rows for bound in view.bounds))
-    figure = new_figure(1.35 + 0.45 * len(rows))
+    lines = max(len(textwrap.wrap(view.party, _PARTY_WIDTH)) for view in rows)
+    figure = new_figure(1.35 + max(0.45, 0.08 + 0.17 * lines) * len(rows))
     axes = figure.subplots()
     largest = 0.0
     for position, view in enumerate(rows):
@@ -162,7 +167,7 @@ def views_picture(audit: Audit) -> Picture | None:
         largest = max(largest, highest, view.claim_epsilon or 0.0)
     axes.set_xlim(0, 1.06 * largest or 1.0)
     axes.set_xlabel("epsilon of one canary")
-    label_rows(axes, [view.party for view in rows])
+    label_rows(axes, [view.party for view in rows], width=_PARTY_WIDTH)
     bare(axes)
     handles = [
         Line2D(

@@ -57,11 +57,12 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What was audited: ``kind`` is ``run``, ``config`` or ``scores``."""
+    """What was audited: ``kind`` is ``run``, ``config`` or ``scores``; ``quick``: with fewer runs, for a look."""
 
     kind: str
     name: str
     config: Mapping[str, object] | None
+    quick: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ class MethodRow:
     """One method of deletion.
 
     ``headline`` is the one attack on the pair that was chosen beforehand, by game; ``forget_excess`` the accuracy on
-    the forgotten less that on test records.
+    the forgotten less that on test records. The answer of a ``baseline`` does not count towards the audit's.
     """
 
     name: str
@@ -215,6 +216,7 @@ class MethodRow:
     inversion: Inversion | None
     verdict: Verdict
     pair_verdict: Verdict | None
+    baseline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,7 @@ def _source(node: Node) -> Source:
         kind=node["kind"].choice("run", "config", "scores"),
         name=node["name"].text(),
         config=node["config"].optional(lambda value: value.mapping(lambda member: member.value)),
+        quick=node.maybe("quick", Node.boolean) or False,
     )
 
 
@@ -229,6 +230,7 @@ def _row(node: Node) -> MethodRow:
         inversion=node["inversion"].optional(_inversion),
         verdict=_verdict(node["verdict"]),
         pair_verdict=node["pair_verdict"].optional(_verdict),
+        baseline=node.maybe("baseline", Node.boolean) or False,
     )
 
 

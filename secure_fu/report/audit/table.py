@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from secure_fu.report.audit.result import Audit, Outcome, Verdict
+from secure_fu.report.audit.result import Audit, MethodRow, Outcome, Verdict
 from secure_fu.report.audit.schema import read_audit
-from secure_fu.report.audit.words import cards, headline
+from secure_fu.report.audit.words import QUICK, areas, cards, grouped, headline, is_control
 
 __all__ = ["AuditSummary", "audit_summary"]
 
@@ -43,17 +43,28 @@ class AuditSummary:
         if audit.insecure:
             yield Text(f"INSECURE: {'; '.join(audit.insecure)}", style="bold white on red")
         yield Text(f"{headline(audit.outcome)}.", style=_STYLES[audit.outcome])
+        if audit.source.quick:
+            yield Text(QUICK, style="bold yellow")
         for sentence in audit.sentences:
             yield Text(sentence)
         questions = [(card.title, card.verdict) for card in cards(audit)]
         if len(questions) > 1:
             yield Text("")
             yield _table(questions)
-        pairs = [] if audit.deletion is None else [row for row in audit.deletion.rows if row.pair_verdict is not None]
-        if pairs:
-            yield Text("")
-            yield Text("Who holds both models (no question of forgetting):", style="dim")
-            yield _table([(row.title, row.pair_verdict) for row in pairs if row.pair_verdict is not None])
+        yield from _pairs(() if audit.deletion is None else audit.deletion.rows)
+
+
+def _pairs(rows: Sequence[MethodRow]) -> Iterator[RenderableType]:
+    """Whether a deletion is given away, by method; controls below, for they are there to compare with."""
+    methods = [(row.title, row.pair_verdict) for row in rows if row.pair_verdict is not None and not is_control(row)]
+    controls = [f"{row.title}. {areas(row)}" for row in rows if is_control(row) and row.headline]
+    if methods or controls:
+        yield Text("")
+        yield Text("Who holds both models (no question of forgetting):", style="dim")
+    if methods:
+        yield _table(grouped(methods))
+    for control in controls:
+        yield Text(control, style="dim")
 
 
 def _table(questions: list[tuple[str, Verdict]]) -> Table:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from secure_fu.report.audit.result import Audit, MethodRow, Outcome, Verdict
-from secure_fu.report.text import decimal
+from secure_fu.report.text import decimal, interval
 
 __all__ = [
+    "BASELINE",
+    "QUICK",
     "Card",
+    "areas",
     "cards",
     "finding_title",
     "game_title",
+    "grouped",
     "headline",
     "is_control",
     "meaning",
     "method_bound_title",
     "method_title",
     "p_value",
+    "reasons",
     "score_title",
 ]
+
+BASELINE = "baseline, does not count"
+QUICK = "Made with --quick: a look, not a verdict to sign."
 
 _HEADLINES = {
     Outcome.LEAK: "A leak was found",
@@ -111,7 +120,7 @@ def meaning(outcome: Outcome) -> str:
 
 
 def cards(audit: Audit) -> tuple[Card, ...]:
-    """Every question that was asked, in the order of the page; methods of deletion each with their own."""
+    """Every question that was asked, in the order of the page; methods of deletion with the same answer share one."""
     found = []
     if audit.membership is not None:
         found.append(
@@ -122,10 +131,10 @@ def cards(audit: Audit) -> tuple[Card, ...]:
             )
         )
     rows = () if audit.deletion is None else audit.deletion.rows
+    methods = [(row.title, row.verdict) for row in rows if not is_control(row) and not row.baseline]
     found += [
-        Card(title=row.title, question="Has the model forgotten, as after retraining?", verdict=row.verdict)
-        for row in rows
-        if not is_control(row)
+        Card(title=title, question="Has the model forgotten, as after retraining?", verdict=verdict)
+        for title, verdict in grouped(methods)
     ]
     if audit.protocol is not None:
         found.append(
@@ -141,6 +150,35 @@ def cards(audit: Audit) -> tuple[Card, ...]:
 def is_control(row: MethodRow) -> bool:
     """Retraining and doing nothing are there to show what the tests can tell."""
     return row.name in ("retrained", "nothing")
+
+
+def grouped(answers: Iterable[tuple[str, Verdict]]) -> list[tuple[str, Verdict]]:
+    """Titled answers of the same outcome and reason as one that names them all, in the order of their first."""
+    titles: dict[tuple[Outcome, str], list[str]] = {}
+    first: dict[tuple[Outcome, str], Verdict] = {}
+    for title, verdict in answers:
+        key = (verdict.outcome, verdict.sentence)
+        titles.setdefault(key, []).append(title)
+        first.setdefault(key, verdict)
+    return [(_listed(titles[key]), verdict) for key, verdict in first.items()]
+
+
+def reasons(answers: Sequence[tuple[str, Verdict]]) -> list[str]:
+    """The reason of each titled answer; one that stands above already is not said again."""
+    said: dict[str, str] = {}
+    found = []
+    for title, verdict in answers:
+        found.append(f"As for {said[verdict.sentence]}." if verdict.sentence in said else verdict.sentence)
+        said.setdefault(verdict.sentence, title)
+    return found
+
+
+def areas(row: MethodRow) -> str:
+    """What the before/after attack that was chosen beforehand finds of a method, in words; empty if it was not run."""
+    return " ".join(
+        f"Forgotten {game_title(game).rstrip('?')}: area {interval(attack.auc)}."
+        for game, attack in row.headline.items()
+    )
 
 
 def score_title(name: str) -> str:
@@ -171,6 +209,10 @@ def method_title(name: str) -> str:
 def p_value(value: float | None) -> str:
     """A p-value: "0.032", "below 0.001"."""
     return "below 0.001" if value is not None and value < 0.001 else decimal(value, 3)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _look_up(titles: dict[str, str], name: str) -> str:
