@@ -294,6 +294,10 @@ def test_exit_codes_for_ci(
         (["--scores", "scores.npz", "--data-dir", "x"], "--data-dir is 'x'; expected no data"),
         (["--scores", "scores.npz", "--only", "deletion"], "--only is 'deletion'; expected membership"),
         (["--scores", "scores.npz", "--shadows", "8"], "--shadows is 8; expected nothing with --scores"),
+        (["run", "--runs", "7"], "--runs is 7; expected a whole number of at least 8"),
+        (["run", "--canaries", "19"], "--canaries is 19; expected a whole number of at least 20"),
+        (["run", "--shadows", "7"], "--shadows is 7; expected an even number of at least 2"),
+        (["run", "--shadows", "0"], "--shadows is 0; expected an even number of at least 2"),
         (["--preset", "digits-silos", "--set", "training.rouns=3"], "did you mean training.rounds?"),
         (["--preset", "none"], "preset is 'none'; expected one of"),
         (["run", "--out", "plain"], "--out is 'plain', which holds files already"),
@@ -390,11 +394,26 @@ def test_no_permission_is_one_line_for_root_too(
 
 @pytest.mark.parametrize(
     "options",
-    [{"runs": 1}, {"shadows": True}, {"canaries": 2.0}, {"processes": 0}, {"parts": frozenset()}],
+    [
+        {"runs": 7},
+        {"shadows": True},
+        {"shadows": 7},
+        {"shadows": 0},
+        {"canaries": 19},
+        {"canaries": 40.0},
+        {"processes": 0},
+        {"parts": frozenset()},
+    ],
 )
 def test_options_are_checked(options: dict[str, Any]) -> None:
-    with pytest.raises(ArgumentError):
+    with pytest.raises(ArgumentError) as caught:
         AuditOptions(**options)
+    assert caught.value.argument == next(iter(options))
+
+
+def test_the_smallest_numbers_are_taken(call: Callable[..., Ended], audits: FakeAudit) -> None:
+    assert call("--preset", "digits-silos", "--runs", "8", "--shadows", "2", "--canaries", "20").code == 0
+    assert audits.asked[0][2]["options"] == AuditOptions(runs=8, shadows=2, canaries=20)
 
 
 def test_the_examples_follow_the_schema() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.audit import MembershipAudit, Outcome, Verdict, read_scores, scores_audit, worst
+from secure_fu.auditor.canary_runs import check_canaries
 from secure_fu.auditor.deletion_part import audit_deletions, deletion_not_seen, deletion_verdicts
 from secure_fu.auditor.membership_part import (
     audit_membership,
@@ -185,7 +186,9 @@ class _Audit:
         self.scenario = build_scenario(config, data_dir=data_dir)
         self.plan = plan_of(config, self.scenario)
         self.model = FlatModel(self.scenario.module)
-        # A run's model that does not fit is found out before hours of work.
+        # What does not fit the model is found out before hours of work.
+        if options.canaries is not None and not options.parts.isdisjoint({AuditPart.PROTOCOL, AuditPart.VIEWS}):
+            check_canaries(options.canaries, self.model.dimension)
         self.target = None if run is None else released_vector(run, "original", self.model)
 
     def outcome(self) -> AuditOutcome:

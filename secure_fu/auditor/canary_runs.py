@@ -115,7 +115,7 @@ def check_canaries(canaries: int, dimension: int) -> None:
         ArgumentError: there are more canaries than parameters.
     """
     if canaries > dimension:
-        raise ArgumentError("canaries", canaries, f"at most {dimension}, the number of the model's parameters")
+        raise ArgumentError("canaries", canaries, f"at most {dimension}, as many as parameters, to be orthogonal")
 
 
 def canary_run(

@@ -192,9 +192,13 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ArgumentError, match=r"parts.*client"):
         audit_config(devices, data_dir=None, options=only(AuditPart.MEMBERSHIP), progress=Recorder())
-    fewer = AuditOptions(runs=3, parts=frozenset({AuditPart.DELETION}), processes=1, quick=True)
     with pytest.raises(ArgumentError, match=r"runs.*at least 8"):
-        audit_config(small("unlearning.methods=['scrub']"), data_dir=None, options=fewer, progress=Recorder())
+        AuditOptions(runs=3, parts=frozenset({AuditPart.DELETION}), processes=1, quick=True)
+    progress = Recorder()
+    many = AuditOptions(canaries=100_000, quick=True)
+    with pytest.raises(ArgumentError, match=r"^canaries is 100000; expected at most \d+, as many as parameters"):
+        audit_config(small(), data_dir=None, options=many, progress=progress)
+    assert progress.phases == []  # before hours of work
     with pytest.raises(DataError, match="no file"):
         audit_scores(tmp_path / "missing.npz", options=FEW, progress=Recorder())
 

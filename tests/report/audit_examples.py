@@ -130,6 +130,20 @@ def too_little_noise() -> dict[str, Any]:
     return audit
 
 
+def quick() -> dict[str, Any]:
+    """Made with --quick; two baselines, and the same reason for the three methods that are offered."""
+    audit = example_audit()
+    audit["source"]["quick"] = True
+    sentence = "Doing nothing is not told from retraining either, so that nothing was found says nothing of the method."
+    for row in audit["deletion"]["rows"]:
+        row["baseline"] = row["name"] in ("finetune", "scratch")
+        if not row["baseline"]:
+            row["verdict"] = {"outcome": "cannot tell", "sentence": sentence, "figures": {}}
+    protocol_sentence = audit["protocol"]["verdict"]["sentence"]
+    audit["verdict"] = {"outcome": "cannot tell", "sentences": ["Nothing was found.", protocol_sentence]}
+    return audit
+
+
 def membership(*, area: float, records: int) -> dict[str, Any]:
     """Three attacks on so many members and non-members."""
     areas = {"loss": 0.5 + 0.6 * (area - 0.5), "rmia": 0.5 + 0.95 * (area - 0.5), "lira_online": area}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from secure_fu.report.audit.membership_pictures import membership_roc_picture, m
 from secure_fu.report.audit.protocol_pictures import bounds_picture, noise_picture, views_picture
 from secure_fu.report.audit.result import Audit, Outcome
 from secure_fu.report.audit.schema import read_audit
+from secure_fu.report.audit.words import cards
 from secure_fu.report.canvas import Picture, drawing, picture
 
 PICTURES = [
@@ -168,6 +170,114 @@ def test_text_from_the_audit_is_escaped(tmp_path: Path) -> None:
     page = page_of(result, tmp_path)
     assert not page.all("script")
     assert page.words.count("<script>alert(1)</script>") >= 9
+
+
+# Who reads it in a hurry
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_quick_audit_says_so_beside_the_verdict_and_no_other_does(tmp_path: Path) -> None:
+    words = words_of(audit_examples.quick(), tmp_path)
+    verdict, mark = words.index("The audit cannot tell"), words.index("Made with --quick")
+    assert 0 < mark - verdict < 40
+    assert summary(audit_examples.quick()).splitlines()[1] == "Made with --quick: a look, not a verdict to sign."
+    assert "--quick" not in words_of(audit_examples.example_audit(), tmp_path)
+    assert "--quick" not in summary(audit_examples.example_audit())
+
+
+def cards_of(result: dict[str, Any]) -> dict[str, str]:
+    return {card.title: card.reason for card in cards(read_audit(result))}
+
+
+def test_methods_with_one_answer_share_a_card_and_baselines_have_none() -> None:
+    result = audit_examples.quick()
+    together = "Rollback to before silo-09 joined, Scrub and Correction of the client's history"
+    assert list(cards_of(result)) == ["Membership", together, "Protocol"]
+    scrub = result["deletion"]["rows"][1]["verdict"]
+    scrub["outcome"] = "leak"  # the same words for another answer are another card
+    assert [title for title in cards_of(result) if "Scrub" in title] == ["Scrub"]
+    scrub.update(outcome="cannot tell", sentence="Another reason.")
+    assert [title for title in cards_of(result) if "Scrub" in title] == ["Scrub"]
+
+
+def test_a_card_does_not_repeat_what_the_verdict_says() -> None:
+    result = audit_examples.quick()
+    found = cards_of(result)
+    assert found["Protocol"] == "As above."
+    assert found["Membership"] == result["membership"]["verdict"]["sentence"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_long_reason_is_said_once_in_the_cards_and_once_in_the_table(tmp_path: Path) -> None:
+    result = audit_examples.quick()
+    sentence = result["deletion"]["rows"][0]["verdict"]["sentence"]
+    words = words_of(result, tmp_path)
+    assert words.count(sentence) == 2
+    assert words.count('As for "Rollback to before silo-09 joined" above.') >= 3
+    assert re.sub(r"\s+", " ", summary(result, 400)).count(sentence) == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_baselines_are_labelled(tmp_path: Path) -> None:
+    words = words_of(audit_examples.quick(), tmp_path)
+    assert words.count("baseline, does not count") == 4  # two of them, in two tables
+    assert re.search(r"Fine-tuning on the rest ?baseline, does not count", words)
+    assert "does not count" not in words_of(audit_examples.example_audit(), tmp_path)
+    text = summary(audit_examples.quick(), 132)
+    assert "Fine-tuning" not in text[: text.index("Who holds both")]
+    assert "(baseline)" in text[text.index("Who holds both") :]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_controls_stand_apart_from_the_methods_and_have_no_pill(tmp_path: Path) -> None:
+    result = audit_examples.example_audit()
+    result["deletion"]["rows"].insert(0, result["deletion"]["rows"].pop())  # a control that comes first
+    text = write_audit_page(result, tmp_path).read_text(encoding="utf-8")
+    part = text[text.index('id="pair"') : text.index("Every attack on the pair")]
+    table, apart = part.split("</table>")
+    assert "Doing nothing" not in table
+    assert table.count('class="pill') == 5
+    assert "pill" not in apart
+    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", apart))
+    area = "area 0.50 (0.47 to 0.53)"
+    assert f"Doing nothing (control). Forgotten or never there: {area}. Forgotten or still there: {area}." in plain
+    below = summary(result, 200)
+    assert f"Doing nothing (control). Forgotten or never there: {area}" in below
+    assert below.index("Doing nothing") > below.index("Fine-tuning on the rest", below.index("Who holds both"))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_figures_behind_an_answer_are_folded_and_have_no_empty_ones(tmp_path: Path) -> None:
+    text = write_audit_page(audit_examples.example_audit(), tmp_path).read_text(encoding="utf-8")
+    folds = re.findall(r"<details>\s*<summary>The figures behind this answer</summary>(.*?)</details>", text, re.S)
+    figures = [re.sub(r"<[^>]+>", "", fold).strip() for fold in folds]
+    assert figures == ["auc 0.531; auc needed 0.56", "claim 4; largest bound 3.54"]
+    assert "two sample p" not in text
+    result = changed(audit_examples.example_audit(), ["membership", "verdict", "figures"], {"p": None})
+    assert (tmp_path / "audit.html").exists()
+    assert write_audit_page(result, tmp_path).read_text(encoding="utf-8").count("The figures behind") == 1
+
+
+def test_long_names_of_parties_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = audit_examples.example_audit()
+    for view in result["views"]:
+        view["party"] = f"in this run's transcript: {view['party']}, and whoever else may read it later"
+    figures: list[Any] = []
+
+    def kept(figure: Any, **words: str) -> Picture:
+        drawn = picture(figure, **words)
+        figures.append(figure)
+        return drawn
+
+    monkeypatch.setattr("secure_fu.report.audit.protocol_pictures.picture", kept)
+    drawn = draw(views_picture, result)
+    assert drawn is not None
+    image = np.asarray(Image.open(io.BytesIO(drawn.png)).convert("RGB"))
+    assert (image[:, 0] == 255).all()
+    boxes = [text.get_window_extent() for text in figures[0].axes[0].texts if "transcript" in text.get_text()]
+    assert len(boxes) == 4
+    boxes.sort(key=lambda box: -box.y0)
+    assert all(above.y0 > below.y1 for above, below in itertools.pairwise(boxes))
 
 
 def test_a_wrong_result_writes_nothing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ EXAMPLES = [
     audit_examples.invalid,
     audit_examples.memorising,
     audit_examples.too_little_noise,
+    audit_examples.quick,
 ]
 
 
@@ -70,6 +71,15 @@ def test_unknown_keys_are_left_alone_and_optional_ones_may_be_missing() -> None:
     assert audit.deletion.rows[0].title == "Rollback"
     assert audit.protocol is not None
     assert (audit.protocol.contributions, audit.protocol.findings) == ((), {})
+    assert not audit.source.quick
+    assert not any(row.baseline for row in audit.deletion.rows)
+
+
+def test_a_quick_audit_and_its_baselines_are_read() -> None:
+    audit = read_audit(audit_examples.quick())
+    assert audit.source.quick
+    assert audit.deletion is not None
+    assert [row.name for row in audit.deletion.rows if row.baseline] == ["finetune", "scratch"]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +90,7 @@ def test_unknown_keys_are_left_alone_and_optional_ones_may_be_missing() -> None:
         (["verdict", "outcome"], "fine", "$.verdict.outcome"),
         (["verdict", "sentences"], [], "$.verdict.sentences"),
         (["source", "kind"], "guess", "$.source.kind"),
+        (["source", "quick"], "yes", "$.source.quick"),
         (["created"], "yesterday", "$.created"),
         (["membership", "chosen"], "best", "$.membership.chosen"),
         (["membership", "members"], 0, "$.membership.members"),
@@ -92,6 +103,7 @@ def test_unknown_keys_are_left_alone_and_optional_ones_may_be_missing() -> None:
         (["deletion", "unit"], "person", "$.deletion.unit"),
         (["deletion", "rows", 1, "verdict", "outcome"], None, "$.deletion.rows[1].verdict.outcome"),
         (["deletion", "rows", 1, "forget_set", "excess"], None, "$.deletion.rows[1].forget_set.excess"),
+        (["deletion", "rows", 1, "baseline"], 1, "$.deletion.rows[1].baseline"),
         (["deletion", "power", "loss", "power"], 1.5, "$.deletion.power.loss.power"),
         (["protocol", "bounds", 0, "value"], -1.0, "$.protocol.bounds[0].value"),
         (["protocol", "bounds", 0, "largest"], math.inf, "$.protocol.bounds[0].largest"),

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from secure_fu.report.audit.result import Audit, MethodRow, Outcome, Verdict
+from secure_fu.report.audit.result import Audit, MethodRow, Outcome
 from secure_fu.report.audit.schema import read_audit
 from secure_fu.report.audit.words import QUICK, areas, cards, grouped, headline, is_control
 
@@ -47,7 +47,7 @@ class AuditSummary:
             yield Text(QUICK, style="bold yellow")
         for sentence in audit.sentences:
             yield Text(sentence)
-        questions = [(card.title, card.verdict) for card in cards(audit)]
+        questions = [(card.title, card.outcome, card.reason) for card in cards(audit)]
         if len(questions) > 1:
             yield Text("")
             yield _table(questions)
@@ -56,23 +56,26 @@ class AuditSummary:
 
 def _pairs(rows: Sequence[MethodRow]) -> Iterator[RenderableType]:
     """Whether a deletion is given away, by method; controls below, for they are there to compare with."""
-    methods = [(row.title, row.pair_verdict) for row in rows if row.pair_verdict is not None and not is_control(row)]
+    methods = [
+        (f"{row.title} (baseline)" if row.baseline else row.title, row.pair_verdict)
+        for row in rows
+        if row.pair_verdict is not None and not is_control(row)
+    ]
     controls = [f"{row.title}. {areas(row)}" for row in rows if is_control(row) and row.headline]
     if methods or controls:
         yield Text("")
         yield Text("Who holds both models (no question of forgetting):", style="dim")
     if methods:
-        yield _table(grouped(methods))
+        yield _table([(title, verdict.outcome, verdict.sentence) for title, verdict in grouped(methods)])
     for control in controls:
         yield Text(control, style="dim")
 
 
-def _table(questions: list[tuple[str, Verdict]]) -> Table:
+def _table(questions: list[tuple[str, Outcome, str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("audited", overflow="fold", max_width=28)
     table.add_column("answer", no_wrap=True)
     table.add_column("why", overflow="fold")
-    for title, verdict in questions:
-        answer = Text(verdict.outcome.value, style=_STYLES[verdict.outcome])
-        table.add_row(Text(title, style="bold"), answer, Text(verdict.sentence))
+    for title, outcome, reason in questions:
+        table.add_row(Text(title, style="bold"), Text(outcome.value, style=_STYLES[outcome]), Text(reason))
     return table

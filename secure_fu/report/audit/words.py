@@ -102,11 +102,12 @@ _METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One question of the audit and its answer."""
+    """One question of the audit and its answer; the reason is left to what stands above if it says the same."""
 
     title: str
     question: str
-    verdict: Verdict
+    outcome: Outcome
+    reason: str
 
 
 def headline(outcome: Outcome) -> str:
@@ -123,28 +124,23 @@ def cards(audit: Audit) -> tuple[Card, ...]:
     """Every question that was asked, in the order of the page; methods of deletion with the same answer share one."""
     found = []
     if audit.membership is not None:
-        found.append(
-            Card(
-                title="Membership",
-                question="Does the model tell whose data it was trained on?",
-                verdict=audit.membership.verdict,
-            )
-        )
+        question = "Does the model tell whose data it was trained on?"
+        found.append(("Membership", question, audit.membership.verdict))
     rows = () if audit.deletion is None else audit.deletion.rows
     methods = [(row.title, row.verdict) for row in rows if not is_control(row) and not row.baseline]
-    found += [
-        Card(title=title, question="Has the model forgotten, as after retraining?", verdict=verdict)
-        for title, verdict in grouped(methods)
-    ]
+    question = "Has the model forgotten, as after retraining?"
+    found += [(title, question, verdict) for title, verdict in grouped(methods)]
     if audit.protocol is not None:
-        found.append(
-            Card(
-                title="Protocol",
-                question="Is the noise there that the privacy claim counts on?",
-                verdict=audit.protocol.verdict,
-            )
+        found.append(("Protocol", "Is the noise there that the privacy claim counts on?", audit.protocol.verdict))
+    return tuple(
+        Card(
+            title=title,
+            question=question,
+            outcome=verdict.outcome,
+            reason="As above." if verdict.sentence in audit.sentences else verdict.sentence,
         )
-    return tuple(found)
+        for title, question, verdict in found
+    )
 
 
 def is_control(row: MethodRow) -> bool:
@@ -168,7 +164,7 @@ def reasons(answers: Sequence[tuple[str, Verdict]]) -> list[str]:
     said: dict[str, str] = {}
     found = []
     for title, verdict in answers:
-        found.append(f"As for {said[verdict.sentence]}." if verdict.sentence in said else verdict.sentence)
+        found.append(f'As for "{said[verdict.sentence]}" above.' if verdict.sentence in said else verdict.sentence)
         said.setdefault(verdict.sentence, title)
     return found
 
