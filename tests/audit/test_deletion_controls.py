@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from deletion_cast import digit_runs, memorising_runs, others, shuffled_digits, training
+from scipy import stats
 
 from secure_fu.audit.deletion import (
     FINETUNE,
@@ -21,6 +22,7 @@ from secure_fu.audit.deletion import (
     stacked_deletion_runs,
 )
 from secure_fu.audit.deletion.after_only import LIKELIHOOD, LOSS
+from secure_fu.audit.deletion.outputs import outputs_of
 from secure_fu.audit.deletion.pairs import HEADLINE, Game
 from secure_fu.audit.verdict import Outcome
 from secure_fu.errors import ArgumentError
@@ -130,6 +132,34 @@ def test_overdone_forgetting_is_found() -> None:
     # The likelihood ratio has learned the direction, whichever it is.
     assert areas[LIKELIHOOD].gap.low > 0.02
     assert row.verdict.outcome is Outcome.LEAK
+
+
+def test_a_method_that_never_saw_the_data_and_is_worse_overall_is_no_leak() -> None:
+    """What it loses on the targets it loses on those never seen as well; on test records it may lose something else."""
+    against_test = []
+    for seed in range(6):
+        runs = digit_runs(runs=24, targets=60, seed=seed)
+        short = stacked_deletion_runs(
+            runs.model,
+            runs.targets,
+            None,
+            runs.test,
+            runs=24,
+            training=training(20, steps=12),
+            seed=100 + seed,
+            parts=runs.parts,
+        ).retrained
+        method = dataclasses.replace(runs, after={"short": short})
+        row = audit_deletion(method, terms=dataclasses.replace(QUICK, utility_margin=0.4)).row("short")
+        assert row.forget_excess.test is not None
+        assert row.forget_excess.test.p_different > 0.01
+        forgotten = runs.record_parts == Part.FORGOTTEN
+        excess = []
+        for vectors in (short, runs.retrained):
+            outputs = outputs_of(runs, vectors)
+            excess.append(np.where(forgotten, outputs.correct, 0).sum(axis=1) / 20 - outputs.test_accuracy)
+        against_test.append(stats.ttest_1samp(excess[0] - excess[1], 0.0).pvalue)
+    assert min(against_test) < 1e-3
 
 
 def test_under_noise_nobody_can_tell() -> None:
