@@ -155,6 +155,16 @@ def membership_verdict(
     return verdict(Outcome.CANNOT_TELL, f"Nothing was found. {limits} {_why_not(strong, known, power, margin, strict)}")
 
 
+_NAMES: Final = {
+    "loss": "by loss",
+    "calibrated": "by calibrated loss",
+    "rmia": "RMIA",
+    "lira_online": "LiRA",
+    "lira_offline": "offline LiRA",
+    "scores": "this attack",
+}
+
+
 def _leak(attacks: Mapping[str, AttackResult], chosen: str, found_by: str, p_value: float, found: int) -> str:
     after = f"(p {p_value:.2g} after Holm's correction)"
     if found_by == "top":
@@ -162,12 +172,12 @@ def _leak(attacks: Mapping[str, AttackResult], chosen: str, found_by: str, p_val
         m, n = len(result.member_scores), len(result.non_member_scores)
         top = top_count(m + n)
         return (
-            f"Of the {top} records with the highest scores of {chosen}, {found} are members, where chance would put "
-            f"{top * m / (m + n):.1f} {after}."
+            f"Of the {top} records with the highest scores of {_NAMES.get(chosen, chosen)}, {found} are members, where "
+            f"chance would put {top * m / (m + n):.1f} {after}."
         )
     area = attacks[found_by].auc
     figures = f"AUC {area.value:.3f}, 95 % interval {area.low:.3f} to {area.high:.3f}"
-    what = "The scores tell" if found_by == "scores" else f"The attack {found_by} tells"
+    what = "The scores tell" if found_by == "scores" else f"The attack {_NAMES.get(found_by, found_by)} tells"
     if area.value < 0.5:
         why = "the model treats members worse" + (
             ", or the scores have the wrong sign (larger has to speak for membership)" if found_by == "scores" else ""
