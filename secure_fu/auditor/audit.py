@@ -22,7 +22,6 @@ from secure_fu.auditor.canary_runs import check_canaries
 from secure_fu.auditor.deletion_part import audit_deletions, deletion_not_seen, deletion_verdicts
 from secure_fu.auditor.membership_part import (
     audit_membership,
-    fresh_target,
     membership_figures,
     membership_scores,
 )
@@ -242,13 +241,12 @@ class _Audit:
             return
         shadows = options.shadows if options.shadows is not None else 16 if options.quick else 64
         seed = self.config.seed
-        target = fresh_target(self.scenario, self.plan, seed=seed) if self.target is None else self.target
         clean = replace(self.config, deletion=replace(self.config.deletion, backdoor=False))
         report.add_membership(
             audit_membership(
                 build_scenario(clean, data_dir=self.data_dir),
                 self.plan,
-                target,
+                self.target,
                 shadows=shadows,
                 seed=seed,
                 progress=self._counted("shadow models", shadows),
