@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +14,7 @@ from secure_fu.audit.deletion import Part
 from secure_fu.auditor.shadow_cast import ShadowCast, Targets, seed_of
 from secure_fu.auditor.shadow_federation import ShadowFederation
 from secure_fu.errors import GuaranteeError, MethodRefused, NonFiniteError
-from secure_fu.learning import FlatModel, PerRecordGradients
+from secure_fu.learning import FlatModel, PerRecordGradients, one_thread
 from secure_fu.unlearning import Retrain
 
 __all__ = ["RETRAINED", "OneRun", "Runner"]
@@ -71,7 +70,7 @@ class Runner:
             CohortTooSmall: too few clients answered.
         """
         seed = seed_of(f"run/{self._seed}/{number}")
-        with _one_thread(), torch.random.fork_rng(devices=[]):
+        with one_thread(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed % 2**63)  # of dropout, if there is any
             return self._run(seed, parts)
 
@@ -110,14 +109,3 @@ def _accidents(seed: int, dropout: float) -> Callable[[int, str], bool]:
         return seed_of(f"dropout/{seed}/{round_number}/{client}") < dropout * 2**128
 
     return vanishes
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """How sums are split over threads moves their last bits; the models here are small besides."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -22,7 +22,7 @@ from secure_fu.learning.sampling import RandomStream, poisson_sample, poisson_sa
 from secure_fu.learning.sources import breast_cancer, digits, torch_dataset
 from secure_fu.learning.stacked import StackedTraining, stacked_logits, train_stacked
 from secure_fu.learning.tables import csv_file, npz_file
-from secure_fu.learning.threads import limit_threads
+from secure_fu.learning.threads import limit_threads, one_thread
 
 __all__ = [
     "CurvatureSums",
@@ -57,6 +57,7 @@ __all__ = [
     "mlp",
     "module_accuracy",
     "npz_file",
+    "one_thread",
     "poisson_sample",
     "poisson_sample_groups",
     "predictions",

@@ -9,7 +9,6 @@ batches. All of it is float32, and the noise comes from a seed: it hides nobody.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from secure_fu.learning._stacked_linear import StackedLinear
 from secure_fu.learning._stacked_modules import StackedModules
 from secure_fu.learning.flat import FlatModel
 from secure_fu.learning.records import Records
+from secure_fu.learning.threads import one_thread
 
 __all__ = ["StackedTraining", "stacked_logits", "train_stacked"]
 
@@ -142,7 +142,7 @@ def train_stacked(
     each = rule.model_bytes(batch, clipped=training.clip_norm is not None)
     for chunk in _chunks(count, each):
         weights = torch.from_numpy(vectors[chunk])
-        with _one_thread(), torch.no_grad(), rule.seeded(seeds[chunk]):
+        with one_thread(), torch.no_grad(), rule.seeded(seeds[chunk]):
             _train(rule, model, members[chunk], weights, training, seeds[chunk], joined)
         diverged = int((~np.isfinite(vectors[chunk]).all(axis=1)).sum())
         if diverged:
@@ -177,7 +177,7 @@ def stacked_logits(model: FlatModel, vectors: NDArray[np.floating[Any]], records
     rule = _rule(model, records)
     result = np.empty((len(weights), len(records), rule.classes), dtype=np.float32)
     each = rule.model_bytes(min(_BATCH, len(records)), clipped=False)
-    with _one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad():
         for chunk in _chunks(len(weights), each):
             for low in range(0, len(records), _BATCH):
                 rows = slice(low, low + _BATCH)
@@ -224,17 +224,6 @@ def _train(
 def _rule(model: FlatModel, records: Records) -> StackedLinear | StackedModules:
     """The fastest way to gradients that holds for this module."""
     return StackedLinear.of(model, records) or StackedModules(model, records)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The many small products here gain nothing from a second thread, and on busy cores they wait for it at length."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _chunks(count: int, each: float) -> Iterator[slice]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from secure_fu.errors import RunDirectoryError
+from secure_fu.report.histogram import read_histogram
 from secure_fu.report.node import Node
 from secure_fu.report.result import (
     Attack,
@@ -20,7 +21,6 @@ from secure_fu.report.result import (
     EpsilonFigure,
     Gap,
     Guarantee,
-    Histogram,
     Interval,
     Privacy,
     Refused,
@@ -259,17 +259,5 @@ def _attack(node: Node) -> Attack:
         tpr=curves["tpr"],
         tpr_low=curves["tpr_low"] or None,
         tpr_high=curves["tpr_high"] or None,
-        histogram=node["member_scores_histogram"].optional(_histogram),
+        histogram=node["member_scores_histogram"].optional(read_histogram),
     )
-
-
-def _histogram(node: Node) -> Histogram:
-    histogram = Histogram(
-        edges=node["edges"].each(Node.number),
-        members=node["members"].each(Node.integer),
-        non_members=node["non_members"].each(Node.integer),
-    )
-    for key, counts in (("members", histogram.members), ("non_members", histogram.non_members)):
-        if len(counts) + 1 != len(histogram.edges):
-            node[key].reject(f"one count between each two of the {len(histogram.edges)} edges")
-    return histogram

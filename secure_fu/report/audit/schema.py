@@ -33,8 +33,9 @@ from secure_fu.report.audit.result import (
     ViewRow,
 )
 from secure_fu.report.audit.words import method_title
+from secure_fu.report.histogram import read_histogram
 from secure_fu.report.node import Node
-from secure_fu.report.result import Histogram, Interval
+from secure_fu.report.result import Interval
 
 __all__ = ["AUDIT_SCHEMA", "read_audit", "validate_audit"]
 
@@ -151,7 +152,7 @@ def _membership(node: Node) -> MembershipFigures:
                 false_positive_rate=item.maybe("false_positive_rate", Node.fraction),
             )
         ),
-        histogram=node["histogram"].optional(_histogram),
+        histogram=node["histogram"].optional(read_histogram),
         warnings=node["warnings"].each(Node.text),
         verdict=_verdict(node["verdict"]),
     )
@@ -173,18 +174,6 @@ def _attack(node: Node) -> AttackFigures:
         low=curves["low"],
         high=curves["high"],
     )
-
-
-def _histogram(node: Node) -> Histogram:
-    histogram = Histogram(
-        edges=node["edges"].each(Node.number),
-        members=node["members"].each(Node.integer),
-        non_members=node["non_members"].each(Node.integer),
-    )
-    for key, counts in (("members", histogram.members), ("non_members", histogram.non_members)):
-        if len(counts) + 1 != len(histogram.edges):
-            node[key].reject(f"one count between each two of the {len(histogram.edges)} edges")
-    return histogram
 
 
 def _deletion(node: Node) -> DeletionFigures:
