@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from secure_fu.auditor.audit import audit_config, audit_run, audit_scores
-    from secure_fu.auditor.canary_runs import CanaryRun, canary_run
+    from secure_fu.auditor.canary.protocol_audit import audit_protocol
+    from secure_fu.auditor.canary.runs import CanaryRun, canary_run
+    from secure_fu.auditor.canary.views import PartyView, canary_views
     from secure_fu.auditor.outcome import AuditOptions, AuditOutcome, AuditPart, TargetKind
-    from secure_fu.auditor.protocol_audit import audit_protocol
-    from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets
-    from secure_fu.auditor.shadow_runs import ShadowRuns, deletion_runs
+    from secure_fu.auditor.shadow.cast import ShadowCast, choose_targets
+    from secure_fu.auditor.shadow.runs import ShadowRuns, deletion_runs
     from secure_fu.auditor.transcript_views import read_transcript, transcript_views
-    from secure_fu.auditor.views import PartyView, canary_views
 
 __all__ = [
     "AuditOptions",
@@ -39,13 +39,13 @@ __all__ = [
 # Looked up when first used: bad input of a command is refused before torch and all that needs it is loaded.
 _HOMES = {
     "audit": ("audit_config", "audit_run", "audit_scores"),
-    "canary_runs": ("CanaryRun", "canary_run"),
+    "canary.runs": ("CanaryRun", "canary_run"),
     "outcome": ("AuditOptions", "AuditOutcome", "AuditPart", "TargetKind"),
-    "protocol_audit": ("audit_protocol",),
-    "shadow_cast": ("ShadowCast", "choose_targets"),
-    "shadow_runs": ("ShadowRuns", "deletion_runs"),
+    "canary.protocol_audit": ("audit_protocol",),
+    "shadow.cast": ("ShadowCast", "choose_targets"),
+    "shadow.runs": ("ShadowRuns", "deletion_runs"),
     "transcript_views": ("read_transcript", "transcript_views"),
-    "views": ("PartyView", "canary_views"),
+    "canary.views": ("PartyView", "canary_views"),
 }
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.audit import MembershipAudit, Outcome, Verdict, read_scores, scores_audit, worst
-from secure_fu.auditor.canary_runs import check_canaries
+from secure_fu.auditor.canary.runs import check_canaries
+from secure_fu.auditor.canary.views import PartyView
 from secure_fu.auditor.deletion_part import audit_deletions, deletion_not_seen, deletion_verdicts
 from secure_fu.auditor.membership_part import (
     audit_membership,
@@ -30,7 +31,6 @@ from secure_fu.auditor.protocol_part import audit_canaries, protocol_not_seen
 from secure_fu.auditor.released import released_vector
 from secure_fu.auditor.run_source import read_run
 from secure_fu.auditor.transcript_views import read_transcript, transcript_views
-from secure_fu.auditor.views import PartyView
 from secure_fu.config import SimulationConfig
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import FlatModel

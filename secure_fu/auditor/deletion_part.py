@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from secure_fu.audit import Outcome, Verdict, worst
 from secure_fu.audit.deletion import NOTHING, DeletionAudit, DeletionRow, DeletionTerms, audit_deletion
 from secure_fu.auditor.outcome import TargetKind
-from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets
-from secure_fu.auditor.shadow_runs import RETRAINED, deletion_runs
+from secure_fu.auditor.shadow.cast import ShadowCast, choose_targets
+from secure_fu.auditor.shadow.runs import RETRAINED, deletion_runs
 from secure_fu.config import SimulationConfig
 from secure_fu.privacy import holm
 from secure_fu.unlearning import METHODS

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from secure_fu.audit import AttackResult, MembershipAudit, Outcome, Verdict, membership_audit, shadow_models
-from secure_fu.auditor.shadow_cast import seed_of
-from secure_fu.auditor.stacked_recipe import pooled_records, stacked_training
+from secure_fu.auditor.shadow.cast import seed_of
+from secure_fu.auditor.shadow.stacked_recipe import pooled_records, stacked_training
 from secure_fu.learning import FlatModel, Records, StackedTraining, train_stacked
 from secure_fu.planning import Plan
 from secure_fu.privacy import Interval, RocCurve

@@ -8,9 +8,9 @@ from typing import Any, Final
 from numpy.typing import NDArray
 
 from secure_fu.audit.protocol import ProtocolAudit
-from secure_fu.auditor.canary_runs import canary_run
-from secure_fu.auditor.protocol_audit import audit_protocol
-from secure_fu.auditor.views import PartyView, canary_views
+from secure_fu.auditor.canary.protocol_audit import audit_protocol
+from secure_fu.auditor.canary.runs import canary_run
+from secure_fu.auditor.canary.views import PartyView, canary_views
 from secure_fu.config import SimulationConfig
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan

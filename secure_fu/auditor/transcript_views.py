@@ -14,7 +14,7 @@ from pathlib import Path
 
 from secure_fu.audit.protocol_findings import Claim
 from secure_fu.audit.verdict import Outcome, Verdict
-from secure_fu.auditor.views import PartyView
+from secure_fu.auditor.canary.views import PartyView
 from secure_fu.crypto import Roster
 from secure_fu.errors import RunDirectoryError
 from secure_fu.privacy import Phase, PrivacyLedger, Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from small_federations import plan_for, silos
 
-from secure_fu.auditor.shadow_federation import ShadowFederation
+from secure_fu.auditor.shadow.federation import ShadowFederation
 from secure_fu.learning import FlatModel, PerRecordGradients, mlp
 from secure_fu.privacy import Unit
 

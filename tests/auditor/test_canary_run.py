@@ -10,11 +10,11 @@ import pytest
 import torch
 from small_federations import LOCAL
 
-import secure_fu.auditor.canary_runs as module_of_run
+import secure_fu.auditor.canary.runs as module_of_run
 from secure_fu.audit.canaries import CanaryTask
 from secure_fu.audit.verdict import Outcome
-from secure_fu.auditor.canary_runs import ZERO, canary_run
-from secure_fu.auditor.protocol_audit import audit_protocol, noise_of
+from secure_fu.auditor.canary.protocol_audit import audit_protocol, noise_of
+from secure_fu.auditor.canary.runs import ZERO, canary_run
 from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.errors import ArgumentError, BudgetExceededError
 from secure_fu.learning import Records, _clip, mlp

@@ -10,7 +10,7 @@ from small_runs import configured
 
 from secure_fu.audit import Outcome
 from secure_fu.auditor.membership_part import audit_membership
-from secure_fu.auditor.stacked_recipe import pooled_records, stacked_training
+from secure_fu.auditor.shadow.stacked_recipe import pooled_records, stacked_training
 from secure_fu.learning import FlatModel, Records, train_stacked
 from secure_fu.learning.stacked import StackedTraining
 from secure_fu.planning import Plan

@@ -11,11 +11,11 @@ import pytest
 from small_federations import federation
 
 from secure_fu.audit.verdict import Outcome
-from secure_fu.auditor.canary_runs import canary_run
-from secure_fu.auditor.committee_view import committee_attempt
-from secure_fu.auditor.protocol_audit import audit_protocol
+from secure_fu.auditor.canary.committee_view import committee_attempt
+from secure_fu.auditor.canary.protocol_audit import audit_protocol
+from secure_fu.auditor.canary.runs import canary_run
+from secure_fu.auditor.canary.views import canary_views
 from secure_fu.auditor.transcript_views import read_transcript, transcript_views
-from secure_fu.auditor.views import canary_views
 from secure_fu.crypto import CommitteeTerms
 from secure_fu.crypto.sharing import share_key
 from secure_fu.deletion import DeletionRequest

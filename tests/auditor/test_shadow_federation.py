@@ -10,7 +10,7 @@ import torch
 from shadow_laws import CLIENTS, MARKED, MODULE, distance_of_laws, marks, shadow
 from small_federations import REQUESTS, federation, plan_for, silos
 
-from secure_fu.auditor.shadow_federation import ShadowCheckpoints, ShadowFederation
+from secure_fu.auditor.shadow.federation import ShadowCheckpoints, ShadowFederation
 from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import ArgumentError, CheckpointError, CohortTooSmall, MethodRefused, ProtocolError

@@ -11,10 +11,10 @@ from shadow_laws import CLIENTS, MODULE, shadow
 from small_federations import plan_for
 
 from secure_fu.audit.deletion import NOTHING, Part
-from secure_fu.auditor import run_pool
-from secure_fu.auditor.shadow_cast import ShadowCast, choose_targets, seed_of
-from secure_fu.auditor.shadow_run import Runner
-from secure_fu.auditor.shadow_runs import RETRAINED, deletion_runs
+from secure_fu.auditor.shadow import run_pool
+from secure_fu.auditor.shadow.cast import ShadowCast, choose_targets, seed_of
+from secure_fu.auditor.shadow.one_run import Runner
+from secure_fu.auditor.shadow.runs import RETRAINED, deletion_runs
 from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.errors import ArgumentError, CohortTooSmall, NonFiniteError, SecureFUError
 from secure_fu.learning import Records

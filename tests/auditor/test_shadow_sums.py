@@ -9,7 +9,7 @@ import pytest
 from shadow_laws import MODULE
 from small_federations import plan_for
 
-from secure_fu.auditor.shadow_sums import ShadowSums, noise_deviation
+from secure_fu.auditor.shadow.sums import ShadowSums, noise_deviation
 from secure_fu.errors import ArgumentError, CohortTooSmall, NonFiniteError, PolicyRefusal
 from secure_fu.learning import mlp
 from secure_fu.planning import make_plan

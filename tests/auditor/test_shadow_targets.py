@@ -11,7 +11,7 @@ from shadow_laws import CLIENTS, MODULE
 from small_federations import plan_for
 
 from secure_fu.audit.deletion import Part
-from secure_fu.auditor.shadow_cast import ShadowCast, TargetKind, Targets, choose_targets
+from secure_fu.auditor.shadow.cast import ShadowCast, TargetKind, Targets, choose_targets
 from secure_fu.config_file import load_preset, with_overrides
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Unit

@@ -10,8 +10,8 @@ import torch
 from shadow_laws import CLIENTS, MODEL, MODULE, distance_of_laws, shadow
 from small_federations import plan_for
 
-from secure_fu.auditor.shadow_sums import noise_deviation
-from secure_fu.auditor.stacked_recipe import joined_steps, pooled_records, stacked_training
+from secure_fu.auditor.shadow.stacked_recipe import joined_steps, pooled_records, stacked_training
+from secure_fu.auditor.shadow.sums import noise_deviation
 from secure_fu.errors import ArgumentError
 from secure_fu.learning.stacked import train_stacked
 from secure_fu.privacy import Unit

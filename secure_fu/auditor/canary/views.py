@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from secure_fu.audit.protocol_findings import Claim
 from secure_fu.audit.registration import all_bounds, level_of_verdicts, likelihood_scores, linear_scores
 from secure_fu.audit.verdict import Outcome, Verdict
-from secure_fu.auditor.canary_runs import CanaryRun
-from secure_fu.auditor.committee_view import CommitteeAttempt, committee_attempt
-from secure_fu.auditor.protocol_audit import claim_of, round_noise
+from secure_fu.auditor.canary.committee_view import CommitteeAttempt, committee_attempt
+from secure_fu.auditor.canary.protocol_audit import claim_of, round_noise
+from secure_fu.auditor.canary.runs import CanaryRun
 from secure_fu.privacy.lower_bounds import EpsilonBound
 
 __all__ = ["PartyView", "canary_views"]

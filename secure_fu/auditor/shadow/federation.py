@@ -1,6 +1,6 @@
 """A federation that an auditor runs on data of its own, many times: real code of clients and methods, sums in floats.
 
-Nothing here is private: see :mod:`secure_fu.auditor.shadow_sums`. There is no ledger either, so a method is told that
+Nothing here is private: see :mod:`secure_fu.auditor.shadow.sums`. There is no ledger either, so a method is told that
 the forgotten units have paid an infinite epsilon, and no certificate follows from a shadow run.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.auditor.pooled_training import PooledTraining
-from secure_fu.auditor.shadow_sums import ShadowSums, SharedTask
+from secure_fu.auditor.shadow.pooled_training import PooledTraining
+from secure_fu.auditor.shadow.sums import ShadowSums, SharedTask
 from secure_fu.errors import ArgumentError, CheckpointError, ProtocolError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.planning import Plan

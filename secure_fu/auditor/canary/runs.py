@@ -18,7 +18,7 @@ from torch import nn
 
 from secure_fu.audit.canaries import RAW_LENGTH, CanaryDirections, CanaryTask, NoiseAlone
 from secure_fu.audit.registration import Registration, register_canaries
-from secure_fu.auditor.tapped_parties import CapturedUpload, TappedParties, UploadTap
+from secure_fu.auditor.canary.tapped_parties import CapturedUpload, TappedParties, UploadTap
 from secure_fu.crypto import CommitteeTerms, Identity, OsRandomness, Randomness
 from secure_fu.errors import ArgumentError
 from secure_fu.federation import DEFAULT_COMMITTEE, KAHE

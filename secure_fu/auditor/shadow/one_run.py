@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from secure_fu.audit.deletion import Part
-from secure_fu.auditor.shadow_cast import ShadowCast, Targets, seed_of
-from secure_fu.auditor.shadow_federation import ShadowFederation
+from secure_fu.auditor.shadow.cast import ShadowCast, Targets, seed_of
+from secure_fu.auditor.shadow.federation import ShadowFederation
 from secure_fu.errors import GuaranteeError, MethodRefused, NonFiniteError
 from secure_fu.learning import FlatModel, PerRecordGradients, one_thread
 from secure_fu.unlearning import Retrain

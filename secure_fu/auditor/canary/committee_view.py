@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.auditor.canary_runs import CanaryRun
-from secure_fu.auditor.tapped_parties import CapturedUpload
+from secure_fu.auditor.canary.runs import CanaryRun
+from secure_fu.auditor.canary.tapped_parties import CapturedUpload
 from secure_fu.crypto import Identity
 from secure_fu.crypto.kahe import open_sum
 from secure_fu.crypto.sharing import FIELD_PRIME, decode_share, recover_key

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.audit.deletion import DeletionRuns
-from secure_fu.auditor.run_pool import run_in_processes
-from secure_fu.auditor.shadow_cast import ShadowCast, Targets, choose_targets
-from secure_fu.auditor.shadow_run import RETRAINED, OneRun, Runner
+from secure_fu.auditor.shadow.cast import ShadowCast, Targets, choose_targets
+from secure_fu.auditor.shadow.one_run import RETRAINED, OneRun, Runner
+from secure_fu.auditor.shadow.run_pool import run_in_processes
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import FlatModel
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secure_fu.audit.protocol import CanaryObservations, ProtocolAudit, protocol_audit
 from secure_fu.audit.protocol_findings import Claim
-from secure_fu.auditor.canary_runs import CanaryRun
+from secure_fu.auditor.canary.runs import CanaryRun
 from secure_fu.protocol import Header
 from secure_fu.protocol.header import noise_share_of
 
@@ -38,7 +38,7 @@ def audit_protocol(run: CanaryRun) -> ProtocolAudit:
     """Audit a canary run, from the view of an adversary who knows all but coins, canaries' samples and noise.
 
     That is the adversary that differential privacy is about; everybody else sees less, see
-    :func:`secure_fu.auditor.views.canary_views`.
+    :func:`secure_fu.auditor.canary.views.canary_views`.
     """
     clip_norm = run.plan.recipe.clip_norm
     zero_header = run.zero_header

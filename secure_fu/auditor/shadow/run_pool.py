@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from secure_fu import errors
-from secure_fu.auditor.shadow_cast import ShadowCast, Targets
-from secure_fu.auditor.shadow_run import OneRun, Runner
+from secure_fu.auditor.shadow.cast import ShadowCast, Targets
+from secure_fu.auditor.shadow.one_run import OneRun, Runner
 from secure_fu.config_file import from_dict
 from secure_fu.errors import ArgumentError, SecureFUError
 
@@ -151,7 +151,7 @@ def _cast_of(setup: dict[str, Any]) -> tuple[ShadowCast, Targets]:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "secure_fu.auditor.run_worker"],
+        [sys.executable, "-P", "-m", "secure_fu.auditor.shadow.run_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

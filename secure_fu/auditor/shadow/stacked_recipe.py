@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secure_fu.auditor.shadow_sums import noise_deviation
+from secure_fu.auditor.shadow.sums import noise_deviation
 from secure_fu.errors import ArgumentError
 from secure_fu.learning import FlatModel, Records
 from secure_fu.learning.stacked import StackedTraining
@@ -25,7 +25,7 @@ def stacked_training(
     """The training of one stacked model with the law of this plan's, for the record unit.
 
     Two things of the protocol are not in it. Saturation: a client's sum is not clamped; whether that matters is what
-    :attr:`~secure_fu.auditor.shadow_federation.ShadowFederation.fullest` of one run tells, which is then below 1. And
+    :attr:`~secure_fu.auditor.shadow.federation.ShadowFederation.fullest` of one run tells, which is then below 1. And
     late clients' shares of noise: a stacked training has one noise, and gets the mean of the rounds' variances, which
     is between the variances of the first and the last round.
 
