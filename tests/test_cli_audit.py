@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -381,10 +382,10 @@ def test_a_folder_without_permission_is_refused(call: Callable[..., Ended], audi
 def test_no_permission_is_one_line_for_root_too(
     call: Callable[..., Ended], audits: FakeAudit, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(self: Path, *arguments: object, **options: object) -> None:
+    def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", denied)
+    monkeypatch.setattr(tempfile, "mkdtemp", denied)
     found = call("run")
     assert (found.code, audits.asked) == (2, [])
     assert found.err == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -55,7 +56,16 @@ def read_scores(path: Path | str) -> MembershipScores:
             if missing:
                 raise DataError(f"{file} has no array {missing[0]!r}; expected arrays {_NAMES[0]} and {_NAMES[1]}")
             members, non_members = (_scores(archive, name, file) for name in _NAMES)
-    except (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise DataError(
             f"{file} cannot be read ({type(error).__name__}); expected an archive by numpy.savez"
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,7 +38,7 @@ class AuditDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._scratch = path.with_name(f".{path.name}.part-{os.getpid()}")
+        self._scratch: Path | None = None
         self._made: list[Path] = []
 
     def __enter__(self) -> AuditDirectory:
@@ -50,7 +51,8 @@ class AuditDirectory:
             if path.exists() and not path.is_dir():
                 raise FileExistsError
             self._make(path.parent)
-            self._scratch.mkdir()
+            # For its owner alone, as are the files in it: they tell of single records.
+            self._scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.part-", dir=path.parent))
         except (FileExistsError, NotADirectoryError):
             self._clean()
             raise RunDirectoryError(
@@ -75,16 +77,20 @@ class AuditDirectory:
             RunDirectoryError: the result does not follow its schema, or the disk does not take it.
         """
         validate_audit(outcome.result)
+        scratch = self._scratch
+        if scratch is None:
+            raise RunDirectoryError(f"{self.path} was not entered; expected a directory in a with statement")
         text = json.dumps(outcome.result, indent=2, allow_nan=False) + "\n"
         try:
-            (self._scratch / "audit.json").write_text(text, encoding="utf-8")
-            _write_arrays(self._scratch / "scores.npz", outcome.scores)
-            write_audit_page(outcome.result, self._scratch)
-            for path in self._scratch.rglob("*"):
+            (scratch / "audit.json").write_text(text, encoding="utf-8")
+            _write_arrays(scratch / "scores.npz", outcome.scores)
+            write_audit_page(outcome.result, scratch)
+            for path in scratch.rglob("*"):
                 if path.is_file():
+                    path.chmod(0o600)
                     with path.open("rb") as file:
                         os.fsync(file.fileno())
-            self._scratch.replace(self.path)
+            scratch.replace(self.path)
         except OSError as error:
             raise RunDirectoryError(
                 f"{self.path} cannot be written ({error.strerror}); is the disk full, or did somebody else write there?"
@@ -98,7 +104,8 @@ class AuditDirectory:
             self._made.append(parent)
 
     def _clean(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         for folder in reversed(self._made):
             with suppress(OSError):
                 folder.rmdir()  # which leaves it if somebody else has put something there

@@ -41,7 +41,7 @@ def read_run(path: Path) -> RunSource:
         result = json.loads((path / "result.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise RunDirectoryError(f"{named}, which cannot be read ({error.strerror})") from None
-    except ValueError:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
         raise RunDirectoryError(f"{named}, whose result.json is no JSON; expected the folder of a run") from None
     if not isinstance(result, dict):
         raise RunDirectoryError(f"{named}, whose result.json is no object; expected the folder of a run")

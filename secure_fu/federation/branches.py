@@ -11,23 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.deletion import DeletionBatch, DeletionRequest
-from secure_fu.errors import AlreadyForgotten, ArgumentError, ProtocolError
+from secure_fu.errors import AlreadyForgotten, ArgumentError, HistoryError, ProtocolError
 from secure_fu.federation.costs import Cost, predicted_epsilon
 from secure_fu.federation.main_line import Executed, MainLine
+from secure_fu.federation.marks import Marks, count_units, holders
 from secure_fu.federation.parties import Parties
 from secure_fu.federation.parting import Parting, no_parting
 from secure_fu.learning import FlatModel, Records
 from secure_fu.planning import Plan
-from secure_fu.privacy import Confidentiality, EpsilonEntry, Unit, assured_clients, confidentiality
+from secure_fu.privacy import Confidentiality, EpsilonEntry, assured_clients, confidentiality
 from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import TRAIN, OnRound, Silo, TrainingState, check_whole_units, training_task
 from secure_fu.unlearning import CertifiedModel, Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
 
 __all__ = ["Branches", "Marks", "Request", "Unlearned", "holders", "present_training"]
-
-Marks = Mapping[str, NDArray[np.bool_]]
-"""What a request covers: for each client a mark of its records, shape (n,)."""
 
 Request = DeletionRequest | DeletionBatch
 
@@ -66,6 +64,7 @@ class _Run:
     deletion: Deletion
     marks: Marks
     silos: Mapping[str, Silo]
+    remembered: int
     sums: InProcessSums
     transcript: Transcript
 
@@ -116,6 +115,7 @@ class Branches:
         self._silos = silos
         self._methods = frozenset(methods)
         self._cohort = cohort
+        self._busy = False
         self._earlier = {name for name in parties.ledger.branches if name.startswith("unlearn/")}
 
     def run(
@@ -137,19 +137,41 @@ class Branches:
                 passed.append(state)
             on_round(state)
 
+        if self._busy:
+            raise ProtocolError("a deletion is under way; ask for another one when it has ended")
+        self._busy = True
+        try:
+            return self._outcome(request, method, adaptive, require, execute, observe, passed, before_wiping)
+        finally:
+            self._busy = False
+
+    def _outcome(
+        self,
+        request: Request,
+        method: UnlearningMethod,
+        adaptive: bool,
+        require: Requirement | None,
+        execute: bool,
+        observe: OnRound,
+        passed: Collection[TrainingState],
+        before_wiping: Callable[[Parting], None],
+    ) -> Unlearned:
         run = self._run(request, method, adaptive, require, execute, observe)
         if execute:
-            for name, silo in run.silos.items():
-                if silo.forgotten.any():
-                    before_wiping(
-                        Parting(
-                            client=name,
-                            forgotten=silo.forgotten_records,
-                            before=run.deletion.original,
-                            after=run.unlearned.state,
+            try:
+                for name, silo in run.silos.items():
+                    if silo.forgotten.any():
+                        before_wiping(
+                            Parting(
+                                client=name,
+                                forgotten=silo.forgotten_records,
+                                before=run.deletion.original,
+                                after=run.unlearned.state,
+                            )
                         )
-                    )
-            self._execute(request, method, run, passed)
+            finally:
+                # Whatever was seen: an outcome that is published only if the data likes it is no exact one.
+                self._execute(request, method, run, passed)
         return run.unlearned
 
     def _execute(
@@ -169,16 +191,50 @@ class Branches:
             deletion=run.deletion,
             marks=run.marks,
             state=run.unlearned.state,
+            remembered=run.remembered,
             passed=passed,
             sums=run.sums,
             transcript=run.transcript,
         )
-        for name, silo in run.silos.items():
-            self._silos[name] = silo.erased()
+        self._wipe(run.silos)
+
+    def _wipe(self, silos: Mapping[str, Silo]) -> None:
+        """Take away the marked records, and what must not be remembered; every client, whatever fails at one of them.
+
+        Raises:
+            HistoryError: a file cannot be destroyed. Its client goes on without a history, and nobody has the records.
+        """
+        for name, silo in silos.items():
+            self._silos[name] = silo.without_records()
+        failed: list[HistoryError] = []
+        for name, silo in silos.items():
+            try:
+                self._silos[name] = silo.erased()
+            except HistoryError as error:
+                failed.append(error)
         histories = [silo.history for silo in self._silos.values() if silo.history is not None]
         for archive in {history.archive for history in histories}:
             archive.keep_only(digest for history in histories for digest in history.digests)
         self.forget_releases()
+        if failed:
+            raise failed[0]
+
+    def wipe_again(self) -> None:
+        """Do again what the last deletion has to destroy, for a process that may have ended in the middle of it.
+
+        Raises:
+            HistoryError: as of a deletion.
+        """
+        if not self._line.executed:
+            return
+        unit, unwiped = self._plan.recipe.unit, self._line.unwiped
+        silos: dict[str, Silo] = {}
+        for name, silo in self._silos.items():
+            mask = self._line.gone.get(name, np.zeros(len(silo.records), dtype=np.bool_))
+            stale = silo.history is not None and any(number in unwiped for number in silo.history.rounds)
+            if mask.any() or stale:
+                silos[name] = silo.forgetting(mask, unit, continues_after=unwiped.start - 1 if stale else None)
+        self._wipe(silos)
 
     def forget_releases(self) -> None:
         """Destroy the logged sums that executed deletions have taken back, and those behind the newest state."""
@@ -271,6 +327,7 @@ class Branches:
             deletion=deletion,
             marks=marks,
             silos=silos,
+            remembered=deletion.original.last_round if after is None else after,
             sums=sums,
             transcript=transcript,
         )
@@ -329,9 +386,7 @@ class Branches:
             raise ProtocolError("no training round is done; train first")
         touched, _ = holders(marks)
         units = sum(
-            _count_units(self._records[name], mask, self._plan.recipe.unit)
-            for name, mask in marks.items()
-            if mask.any()
+            count_units(self._records[name], mask, self._plan.recipe.unit) for name, mask in marks.items() if mask.any()
         )
         return Deletion(
             recipe=self._plan.recipe,
@@ -375,21 +430,6 @@ def present_training(silos: Mapping[str, Silo], name: str) -> dict[str, LocalTas
     return {TRAIN: _Present(silos, name)}
 
 
-def holders(marks: Marks) -> tuple[list[str], list[str]]:
-    """Clients that hold records to be forgotten, and clients that hold others."""
-    return [name for name, mask in marks.items() if mask.any()], [
-        name for name, mask in marks.items() if not mask.all()
-    ]
-
-
 def _if_adaptive(method: UnlearningMethod, deletion: Deletion, reached: Guarantee) -> Guarantee:
     """What is left of a guarantee once a later request may depend on the models in between."""
     return method.guarantee(replace(deletion, adaptive=True)) if isinstance(method, Rerun) else reached
-
-
-def _count_units(records: Records, mask: NDArray[np.bool_], unit: Unit) -> int:
-    if unit is Unit.CLIENT:
-        return 1
-    if unit is Unit.GROUP and records.groups is not None:
-        return len(np.unique(records.groups[mask]))
-    return int(mask.sum())

@@ -15,11 +15,12 @@ from torch import nn
 
 from secure_fu.crypto import CommitteeTerms, OsRandomness, Randomness
 from secure_fu.errors import ArgumentError
-from secure_fu.federation.branches import Branches, Marks, Request, Unlearned, present_training
+from secure_fu.federation.branches import Branches, Request, Unlearned, present_training
 from secure_fu.federation.costs import Cost
 from secure_fu.federation.fitting import check_cast, check_fits
 from secure_fu.federation.founding import FOUNDING, read_founding
 from secure_fu.federation.main_line import ORIGINAL, Executed, MainLine
+from secure_fu.federation.marks import Marks
 from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE, Parties
 from secure_fu.federation.parting import Parting, no_parting
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
@@ -241,9 +242,7 @@ class Federation:
 
     def _go_on(self) -> None:
         """Bring clients and main line to where they were."""
-        for name, mask in self._line.gone.items():
-            self._silos[name] = self._silos[name].forgetting(mask, self.recipe.unit).erased()
-        self._branches.forget_releases()
+        self._branches.wipe_again()
         if self._line.branch in self.ledger.branches:
             waiting = self._parties.resumed(self._line.branch, self.training_sums(), after=self.state.last_round)
             self._train(waiting, waiting.left, no_observer)
@@ -392,8 +391,8 @@ class Federation:
                 most requests in the field, False where it was made independently of them. True weakens
                 what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
             before_wiping: run at each client that has records to wipe, with these records and the models before and
-                after, for an audit of its own; see :func:`secure_fu.audit.own_audit`. What it raises ends the call, and
-                then the deletion was only tried out: nothing is wiped, and its rounds stay charged.
+                after, for an audit of its own; see :func:`secure_fu.audit.own_audit`. It looks and decides nothing: the
+                deletion is executed whatever it says, and what it raises is raised after that.
             request, method, require, on_round: as :meth:`unlearn`, and so are the errors.
         """
         return self._branches.run(

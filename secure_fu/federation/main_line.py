@@ -63,6 +63,7 @@ class MainLine:
         self._before: Lineage = ()
         self._begun: Begun | None = None
         self.branch = ORIGINAL
+        self.unwiped = range(0)
         standing = None if directory is None else read_standing(directory)
         if standing is not None:
             self.executed = standing.executed
@@ -70,6 +71,7 @@ class MainLine:
             self.branch = self.executed[-1].branch
             self._before = standing.lineage[:-1]
             self._destroy_what_knew(standing.kept)
+            self.unwiped = range(standing.remembered + 1, standing.until + 1)
         self.state = checkpoints.load(checkpoints.rounds[-1])
         if standing is not None and standing.state.last_round >= self.state.last_round:
             self.state = standing.state
@@ -122,6 +124,7 @@ class MainLine:
         deletion: Deletion,
         marks: Mapping[str, NDArray[np.bool_]],
         state: TrainingState,
+        remembered: int,
         passed: Collection[TrainingState],
         sums: InProcessSums,
         transcript: Transcript,
@@ -131,6 +134,7 @@ class MainLine:
         Args:
             marks: what is forgotten, by client.
             state: that the method ended in.
+            remembered: last round of before that clients may still remember.
             passed: states of training that it went through.
             sums, transcript: of its branch.
         """
@@ -151,7 +155,15 @@ class MainLine:
         if self._directory is not None:
             write_standing(
                 self._directory,
-                Standing(executed=self.executed, gone=self.gone, state=state, lineage=self.lineage, kept=kept),
+                Standing(
+                    executed=self.executed,
+                    gone=self.gone,
+                    state=state,
+                    lineage=self.lineage,
+                    kept=kept,
+                    remembered=remembered,
+                    until=deletion.original.last_round,
+                ),
             )
         self.checkpoints.destroy_after(min(kept, max(self.checkpoints.rounds)))
         for earlier in (*passed, state):

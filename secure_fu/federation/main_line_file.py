@@ -22,7 +22,7 @@ from secure_fu.unlearning import Baseline, Certified, CertifiedModel, Exact, Gua
 
 __all__ = ["Executed", "Standing", "read_standing", "write_standing"]
 
-_FORMAT: Final = "secure-fu/main-line/1"
+_FORMAT: Final = "secure-fu/main-line/2"
 _LINE: Final = "main_line.json"
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
@@ -64,6 +64,8 @@ class Standing:
         state: that the last deletion ended in.
         lineage: of that state.
         kept: checkpoints of more rounds that are not of the present branch knew what was forgotten.
+        remembered: last round of before that clients may still remember, and
+        until: last round that knew what was forgotten; what they remember from in between has to go.
     """
 
     executed: tuple[Executed, ...]
@@ -71,6 +73,8 @@ class Standing:
     state: TrainingState
     lineage: Lineage
     kept: int
+    remembered: int
+    until: int
 
 
 def write_standing(directory: Path, standing: Standing) -> None:
@@ -84,6 +88,8 @@ def write_standing(directory: Path, standing: Standing) -> None:
     values = {
         "state": name,
         "kept": standing.kept,
+        "remembered": standing.remembered,
+        "until": standing.until,
         "gone": {
             client: {"of": len(mask), "at": np.flatnonzero(mask).tolist()} for client, mask in standing.gone.items()
         },
@@ -141,7 +147,15 @@ def read_standing(directory: Path) -> Standing | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, ArgumentError) as error:
         raise RecordError(f"{path} is damaged: {error}; restore it from a copy made after the last deletion") from error
     state, lineage = read_state(directory / values["state"])
-    return Standing(executed=executed, gone=gone, state=state, lineage=lineage, kept=values["kept"])
+    return Standing(
+        executed=executed,
+        gone=gone,
+        state=state,
+        lineage=lineage,
+        kept=values["kept"],
+        remembered=values["remembered"],
+        until=values["until"],
+    )
 
 
 def _destroy_others(directory: Path, name: str) -> None:

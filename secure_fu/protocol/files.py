@@ -58,6 +58,10 @@ def destroy_file(path: Path) -> None:
     except FileNotFoundError:
         return
     sync_folder(path.parent)
+    if doomed.is_symlink():  # what it points to is no file of this folder's
+        doomed.unlink()
+        sync_folder(path.parent)
+        return
     with os.fdopen(os.open(doomed, os.O_WRONLY), "wb") as file:
         left = doomed.stat().st_size
         while left > 0:

@@ -158,6 +158,11 @@ class ClientHistory:
         return self.archive.dimension
 
     @property
+    def rounds(self) -> tuple[int, ...]:
+        """Numbers of the rounds that it remembers, ascending."""
+        return tuple(held.round_number for held in self._held)
+
+    @property
     def digests(self) -> frozenset[bytes]:
         """Of the models that entries refer to."""
         return frozenset(held.digest for held in self._held)

@@ -60,6 +60,11 @@ class LostHistory:
         return self.archive.dimension
 
     @property
+    def rounds(self) -> tuple[int, ...]:
+        """Numbers of the rounds that it remembers: none."""
+        return ()
+
+    @property
     def digests(self) -> frozenset[bytes]:
         """Of the models that it needs: none."""
         return frozenset()

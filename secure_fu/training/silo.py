@@ -156,13 +156,17 @@ class Silo:
                 history = self.history
                 _erase(history, self.places, self.forgotten)
             history = history.settle()
+        return replace(self.without_records(), history=history, line=history)
+
+    def without_records(self) -> Silo:
+        """The client without the marked records and without a history. Touches no file, so that it cannot fail."""
         return replace(
             self,
             records=self.retained_records,
             forgotten=np.zeros(int((~self.forgotten).sum()), dtype=np.bool_),
             places=self.places[~self.forgotten],
-            history=history,
-            line=history,
+            history=None,
+            line=None,
         )
 
     def checked_history(self) -> ClientHistory:

@@ -11,7 +11,7 @@ from torch import nn
 
 from secure_fu.audit import Outcome, own_audit
 from secure_fu.deletion import DeletionRequest
-from secure_fu.errors import AlreadyForgotten, ArgumentError
+from secure_fu.errors import AlreadyForgotten, ArgumentError, ProtocolError
 from secure_fu.federation import Parting
 from secure_fu.learning import Records
 from secure_fu.unlearning import Scratch
@@ -66,7 +66,7 @@ def test_too_few_records_are_refused() -> None:
         own_audit(module, module, forgotten=FORGOTTEN, reference=REFERENCE.subset(slice(0, 1)))
 
 
-def test_a_client_looks_before_it_wipes_and_can_still_stop() -> None:
+def test_a_client_looks_before_it_wipes_and_what_it_says_decides_nothing() -> None:
     seen: list[Parting] = []
 
     def look(parting: Parting) -> None:
@@ -80,10 +80,6 @@ def test_a_client_looks_before_it_wipes_and_can_still_stop() -> None:
         leaver = federation.clients[-1]
         request = DeletionRequest.whole_client(leaver)
         before = federation.state
-        with pytest.raises(RuntimeError, match="not convinced"):
-            federation.delete(request, Scratch(length=2), adaptive=True, before_wiping=refuse)
-        assert federation.executed == ()
-        assert federation.state is before
         federation.delete(request, Scratch(length=2), adaptive=True, before_wiping=look)
         (parting,) = seen
         assert parting.client == leaver
@@ -93,3 +89,28 @@ def test_a_client_looks_before_it_wipes_and_can_still_stop() -> None:
         assert "tensor" not in repr(parting)
         with pytest.raises(AlreadyForgotten):
             federation.delete(request, Scratch(length=2), adaptive=True)
+    with small_federation() as federation:
+        federation.train()
+        with pytest.raises(RuntimeError, match="not convinced"):
+            federation.delete(request, Scratch(length=2), adaptive=True, before_wiping=refuse)
+        # A client that could refuse outcomes until one tells its secret would publish the secret.
+        assert len(federation.executed) == 1
+        with pytest.raises(AlreadyForgotten):
+            federation.delete(request, Scratch(length=2), adaptive=True)
+
+
+def test_a_second_deletion_has_to_wait_for_the_first() -> None:
+    with small_federation() as federation:
+        federation.train()
+        first, other = federation.clients[-1], federation.clients[0]
+
+        def nested(_: Parting) -> None:
+            federation.delete(DeletionRequest.whole_client(other), Scratch(length=1), adaptive=True)
+
+        with pytest.raises(ProtocolError, match="under way"):
+            federation.delete(
+                DeletionRequest.whole_client(first), Scratch(length=1), adaptive=True, before_wiping=nested
+            )
+        assert [entry.request.describe() for entry in federation.executed] == [
+            DeletionRequest.whole_client(first).describe()
+        ]

@@ -206,7 +206,8 @@ def canary_run(
             alarm=alarm,
             coins_digest=hashlib.sha256(salt + np.packbits(inserted).tobytes()).hexdigest(),
         )
-        (place / "registration.json").write_text(json.dumps(registration.to_json(), indent=1), encoding="utf-8")
+        with (place / "registration.json").open("x", encoding="utf-8") as file:
+            json.dump(registration.to_json(), file, indent=1)
         colluders = own[: plan.colluders]
         known = {name: _Known() for name in (*colluders, "")}
         tasks = _tasks(clients, holders, holder, directions, inserted, model, recipe.unit, known)

@@ -68,7 +68,7 @@ def run_in_processes(
                 _write(requests, json.dumps(job).encode())
                 head = json.loads(_read(answers))
                 ended.put((head, _read(answers)))
-        except (EOFError, OSError, ValueError):
+        except BaseException:  # whatever it was, somebody waits for an answer
             ended.put(None)
 
     threads = [threading.Thread(target=drive, args=(worker,), daemon=True) for worker in workers]
