@@ -91,6 +91,8 @@ def load_config(path: Path) -> SimulationConfig:
         raise ConfigError("config", str(path), f"a readable TOML file ({type(error).__name__})") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError("config", str(path), f"valid TOML ({error})") from error
+    except RecursionError:
+        raise ConfigError("config", str(path), "TOML that is not nested so deep") from None
     return from_dict(values)
 
 

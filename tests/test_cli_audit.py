@@ -425,3 +425,16 @@ def test_the_examples_follow_the_schema() -> None:
 def test_a_copy_of_a_run_is_a_run(call: Callable[..., Ended], audits: FakeAudit, run_dir: Path) -> None:
     shutil.copytree(run_dir, "elsewhere")
     assert call("elsewhere").code == 0
+
+
+@pytest.mark.parametrize("out", [".", "link"])
+def test_the_folder_one_is_in_and_a_link_to_one_are_folders_too(
+    out: str, call: Callable[..., Ended], audits: FakeAudit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    monkeypatch.chdir(empty if out == "." else tmp_path)
+    assert call("--preset", "digits-silos", "--out", out).code == 0
+    assert (tmp_path / "empty" / "audit.json").is_file()
+    assert (tmp_path / "empty" / "audit.json").stat().st_mode & 0o077 == 0

@@ -37,7 +37,8 @@ class AuditDirectory:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        # A link, or `.`, has no name of its own that a finished folder could be given.
+        self.path = path if path.name and not path.is_symlink() else path.resolve()
         self._scratch: Path | None = None
         self._made: list[Path] = []
 

@@ -226,7 +226,7 @@ def _show(outcome: AuditOutcome, folder: Path, *, as_json: bool) -> None:
         return
     console = Console()
     console.print(audit_summary(outcome.result))
-    console.print(f"Report: {folder / 'audit.html'}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {folder / 'audit.html'}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _exit_code(result: Mapping[str, object], fail_on: Sequence[_FailOn]) -> int:

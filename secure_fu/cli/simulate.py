@@ -77,4 +77,4 @@ def _run(config: SimulationConfig, target: Path, *, data_dir: Path | None, insec
         ).run()
     console = Console()
     console.print(terminal_table(result))
-    console.print(f"Report: {target / 'report.html'}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {target / 'report.html'}", soft_wrap=True, highlight=False, markup=False)
