@@ -9,7 +9,7 @@ from small_federations import federation, plan_for, silos
 from secure_fu.deletion import DeletionRequest
 from secure_fu.errors import AlreadyForgotten, HistoryError
 from secure_fu.federation import Federation
-from secure_fu.federation.branches import Branches
+from secure_fu.federation.local_fleet import LocalFleet
 from secure_fu.learning import mlp
 from secure_fu.training import history
 from secure_fu.unlearning import Retrain
@@ -45,7 +45,7 @@ def test_what_a_kill_has_left_of_the_wiping_is_wiped_when_the_federation_is_open
         knew = {digest for silo in federated._silos.values() for digest in silo.history.digests}
         with monkeypatch.context() as killed:
             if cut:
-                killed.setattr(Branches, "_wipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+                killed.setattr(LocalFleet, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
                     federated.delete(REQUEST, Retrain(), adaptive=False)
             else:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from secure_fu.federation.branches import Unlearned
+from secure_fu.federation.coordinator import Coordinator
 from secure_fu.federation.costs import Cost
 from secure_fu.federation.federation import Federation
 from secure_fu.federation.main_line import ORIGINAL, Executed
 from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE
 from secure_fu.federation.parting import Parting
 
-__all__ = ["DEFAULT_COMMITTEE", "KAHE", "ORIGINAL", "Cost", "Executed", "Federation", "Parting", "Unlearned"]
+__all__ = [
+    "DEFAULT_COMMITTEE",
+    "KAHE",
+    "ORIGINAL",
+    "Coordinator",
+    "Cost",
+    "Executed",
+    "Federation",
+    "Parting",
+    "Unlearned",
+]

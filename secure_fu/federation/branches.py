@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from secure_fu.deletion import DeletionBatch, DeletionRequest
-from secure_fu.errors import AlreadyForgotten, ArgumentError, HistoryError, ProtocolError
+from secure_fu.errors import ArgumentError, HistoryError, ProtocolError
 from secure_fu.federation.costs import Cost, predicted_epsilon
+from secure_fu.federation.fleet import Concerned, Fleet, Order, Request, RoundSums
 from secure_fu.federation.main_line import Executed, MainLine
-from secure_fu.federation.marks import Marks, count_units, holders
-from secure_fu.federation.parties import Parties
-from secure_fu.federation.parting import Parting, no_parting
-from secure_fu.learning import FlatModel, Records
+from secure_fu.federation.server_directory import ServerDirectory
+from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
 from secure_fu.privacy import Confidentiality, EpsilonEntry, assured_clients, confidentiality
-from secure_fu.protocol import InProcessSums, LocalTask, RoundTerms, RoundTraffic, Transcript
-from secure_fu.protocol.sums import RandomStream
-from secure_fu.training import TRAIN, OnRound, Silo, TrainingState, check_whole_units, training_task
+from secure_fu.protocol import RoundTraffic, Transcript
+from secure_fu.training import OnRound, TrainingState
 from secure_fu.unlearning import CertifiedModel, Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
 
-__all__ = ["Branches", "Marks", "Request", "Unlearned", "holders", "present_training"]
+__all__ = ["BeforeSettling", "Branches", "Unlearned", "nothing_before_settling"]
 
-Request = DeletionRequest | DeletionBatch
+BeforeSettling = Callable[[TrainingState, TrainingState], None]
+"""Told of a deletion that is about to be executed: the states before and after."""
+
+
+def nothing_before_settling(_before: TrainingState, _after: TrainingState) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,37 +59,22 @@ class _Run:
     """One run of a method, and what is needed to go on from it."""
 
     unlearned: Unlearned
-    branch: str
+    order: Order
     deletion: Deletion
-    marks: Marks
-    silos: Mapping[str, Silo]
     remembered: int
-    sums: InProcessSums
+    sums: RoundSums
     transcript: Transcript
-
-
-class _Present:
-    """Training on what a client has when the round comes."""
-
-    def __init__(self, silos: Mapping[str, Silo], name: str) -> None:
-        self._silos = silos
-        self._name = name
-
-    def contribution(self, model: NDArray[np.float32], terms: RoundTerms, stream: RandomStream) -> NDArray[np.float64]:
-        """See :class:`~secure_fu.training.TrainingTask`."""
-        return training_task(self._silos[self._name]).contribution(model, terms, stream)
 
 
 class Branches:
     """Runs methods in branches of the main line.
 
     Args:
-        parties: of the federation.
+        server: what the server keeps.
+        fleet: all other parties.
         line: the main line.
         plan: of the federation.
         model: the architecture.
-        records: of each client, as they were brought; positions in requests are theirs.
-        silos: of each client, as they are now; replaced by those without the data when a deletion is executed.
         methods: declared before training.
         cohort: names of the clients to invite to a given round number.
     """
@@ -98,25 +82,23 @@ class Branches:
     def __init__(
         self,
         *,
-        parties: Parties,
+        server: ServerDirectory,
+        fleet: Fleet,
         line: MainLine,
         plan: Plan,
         model: FlatModel,
-        records: Mapping[str, Records],
-        silos: dict[str, Silo],
         methods: Collection[UnlearningMethod],
         cohort: Callable[[int], tuple[str, ...]],
     ) -> None:
-        self._parties = parties
+        self._server = server
+        self._fleet = fleet
         self._line = line
         self._plan = plan
         self._model = model
-        self._records = records
-        self._silos = silos
         self._methods = frozenset(methods)
         self._cohort = cohort
         self._busy = False
-        self._earlier = {name for name in parties.ledger.branches if name.startswith("unlearn/")}
+        self._earlier = {name for name in server.ledger.branches if name.startswith("unlearn/")}
 
     def run(
         self,
@@ -127,7 +109,7 @@ class Branches:
         require: Requirement | None,
         execute: bool,
         on_round: OnRound,
-        before_wiping: Callable[[Parting], None] = no_parting,
+        before_settling: BeforeSettling = nothing_before_settling,
     ) -> Unlearned:
         """Run a method for a request; arguments and errors as of `Federation.unlearn` and `Federation.delete`."""
         passed: list[TrainingState] = []
@@ -141,7 +123,7 @@ class Branches:
             raise ProtocolError("a deletion is under way; ask for another one when it has ended")
         self._busy = True
         try:
-            return self._outcome(request, method, adaptive, require, execute, observe, passed, before_wiping)
+            return self._outcome(request, method, adaptive, require, execute, observe, passed, before_settling)
         finally:
             self._busy = False
 
@@ -154,114 +136,70 @@ class Branches:
         execute: bool,
         observe: OnRound,
         passed: Collection[TrainingState],
-        before_wiping: Callable[[Parting], None],
+        before_settling: BeforeSettling,
     ) -> Unlearned:
         run = self._run(request, method, adaptive, require, execute, observe)
         if execute:
             try:
-                for name, silo in run.silos.items():
-                    if silo.forgotten.any():
-                        before_wiping(
-                            Parting(
-                                client=name,
-                                forgotten=silo.forgotten_records,
-                                before=run.deletion.original,
-                                after=run.unlearned.state,
-                            )
-                        )
+                before_settling(run.deletion.original, run.unlearned.state)
             finally:
                 # Whatever was seen: an outcome that is published only if the data likes it is no exact one.
-                self._execute(request, method, run, passed)
+                self._execute(run, passed)
         return run.unlearned
 
-    def _execute(
-        self, request: Request, method: UnlearningMethod, run: _Run, passed: Collection[TrainingState]
-    ) -> None:
+    def _execute(self, run: _Run, passed: Collection[TrainingState]) -> None:
+        order = run.order
         self._line.adopt(
             executed=Executed(
-                request=request,
-                method=method.name,
-                branch=run.branch,
+                request=order.request,
+                method=order.method.name,
+                branch=order.branch,
                 forgotten_units=run.deletion.forgotten_units,
                 guarantee=run.unlearned.guarantee,
-                if_adaptive=_if_adaptive(method, run.deletion, run.unlearned.guarantee),
-                chosen_late=run.deletion.adaptive or not run.deletion.declared(method),
+                if_adaptive=_if_adaptive(order.method, run.deletion, run.unlearned.guarantee),
+                chosen_late=run.deletion.adaptive or not run.deletion.declared(order.method),
             ),
-            method=method,
+            method=order.method,
             deletion=run.deletion,
-            marks=run.marks,
+            marks=order.concerned.marks,
             state=run.unlearned.state,
             remembered=run.remembered,
             passed=passed,
             sums=run.sums,
             transcript=run.transcript,
         )
-        self._wipe(run.silos)
-
-    def _wipe(self, silos: Mapping[str, Silo]) -> None:
-        """Take away the marked records, and what must not be remembered; every client, whatever fails at one of them.
-
-        Raises:
-            HistoryError: a file cannot be destroyed. Its client goes on without a history, and nobody has the records.
-        """
-        for name, silo in silos.items():
-            self._silos[name] = silo.without_records()
-        failed: list[HistoryError] = []
-        for name, silo in silos.items():
-            try:
-                self._silos[name] = silo.erased()
-            except HistoryError as error:
-                failed.append(error)
-        histories = [silo.history for silo in self._silos.values() if silo.history is not None]
-        for archive in {history.archive for history in histories}:
-            archive.keep_only(digest for history in histories for digest in history.digests)
+        try:
+            self._fleet.settle(order)
+        except HistoryError:
+            self.forget_releases()  # what one client cannot destroy is no reason to keep anything here
+            raise
         self.forget_releases()
-        if failed:
-            raise failed[0]
-
-    def wipe_again(self) -> None:
-        """Do again what the last deletion has to destroy, for a process that may have ended in the middle of it.
-
-        Raises:
-            HistoryError: as of a deletion.
-        """
-        if not self._line.executed:
-            return
-        unit, unwiped = self._plan.recipe.unit, self._line.unwiped
-        silos: dict[str, Silo] = {}
-        for name, silo in self._silos.items():
-            mask = self._line.gone.get(name, np.zeros(len(silo.records), dtype=np.bool_))
-            stale = silo.history is not None and any(number in unwiped for number in silo.history.rounds)
-            if mask.any() or stale:
-                silos[name] = silo.forgetting(mask, unit, continues_after=unwiped.start - 1 if stale else None)
-        self._wipe(silos)
 
     def forget_releases(self) -> None:
         """Destroy the logged sums that executed deletions have taken back, and those behind the newest state."""
         if not self._line.executed:
             return
-        for branch in self._parties.ledger.branches:
+        for branch in self._server.ledger.branches:
             if branch == self._line.branch:
-                self._parties.forget_releases(branch, until=self._line.state.last_round)
+                self._server.forget_releases(branch, until=self._line.state.last_round)
                 break  # those that came later knew nothing of what was forgotten
-            self._parties.forget_releases(branch)
+            self._server.forget_releases(branch)
             self._earlier.discard(branch)
 
     def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool) -> Cost:
         """What a method would cost and guarantee; nothing is run."""
-        marks = self._identify(request)
-        deletion = self._deletion(marks, adaptive)
+        concerned = self._fleet.identify(request)
+        deletion = self._deletion(concerned, adaptive)
         method.check(deletion)
-        return self._cost(method, deletion, marks)
+        return self._cost(method, deletion, concerned)
 
     def deletion(self, request: Request, *, adaptive: bool) -> Deletion:
         """What a method is told of a request."""
-        return self._deletion(self._identify(request), adaptive)
+        return self._deletion(self._fleet.identify(request), adaptive)
 
-    def epsilon(self, branch: str, marks: Marks) -> tuple[EpsilonEntry, ...]:
+    def epsilon(self, branch: str, concerned: Concerned) -> tuple[EpsilonEntry, ...]:
         """What forgotten and retained units have paid in a branch, by phase."""
-        forgotten, retained = holders(self._left(marks))
-        return self._parties.ledger.epsilon_entries(branch, forgotten=forgotten, retained=retained)
+        return self._server.ledger.epsilon_entries(branch, forgotten=concerned.forgotten, retained=concerned.retained)
 
     def _run(
         self,
@@ -272,61 +210,56 @@ class Branches:
         execute: bool,
         on_round: OnRound,
     ) -> _Run:
-        marks = self._identify(request)
-        deletion = self._deletion(marks, adaptive)
-        if f"unlearn/{method.name}" not in self._parties.policy.purposes:
+        concerned = self._fleet.identify(request)
+        deletion = self._deletion(concerned, adaptive)
+        if method.purpose not in self._server.policy.purposes:
             raise ArgumentError("method", method.name, "a method of the package, or one that was declared: methods=")
         method.check(deletion)
         if require is not None:
             require.check(method, deletion, self._methods)
-        cost = self._cost(method, deletion, marks)
+        cost = self._cost(method, deletion, concerned)
         line = self._line.begun
-        unit = self._plan.recipe.unit
         # What clients remember of rounds that the outcome does not come from goes with them.
         after = self._remembered_until(method, deletion) if execute else None
-        silos = {
-            name: silo.forgetting(self._present(name, marks[name]), unit, continues_after=after)
-            for name, silo in self._silos.items()
-        }
-        tasks = {
-            name: {**present_training(self._silos, name), **method.client_tasks(silo)} for name, silo in silos.items()
-        }
         purpose = self._purpose(request, method, adaptive, execute)
-        branch = self._interrupted(purpose)
-        if branch is None:
-            branch = self._name_of(method)
-            transcript = self._parties.transcript(branch, line.transcript.head)
-            sums = self._parties.sums(
-                branch,
+        interrupted = self._interrupted(purpose)
+        order = Order(
+            branch=self._name_of(method) if interrupted is None else interrupted,
+            request=request,
+            concerned=concerned,
+            method=method,
+            continues_after=after,
+        )
+        self._fleet.prepare(order)
+        if interrupted is None:
+            transcript = self._server.transcript(order.branch, line.transcript.head)
+            sums = self._fleet.begin(
+                order.branch,
                 parent=line.branch,
-                tasks=tasks,
                 transcript=transcript,
                 first_round=line.sums.next_round,
                 purpose=purpose,
             )
         else:
-            transcript = self._parties.transcript(branch, self._parties.head(branch))
-            sums = self._parties.reopened_sums(branch, tasks=tasks, transcript=transcript)
-        self._earlier.discard(branch)
+            transcript = self._server.transcript(order.branch, self._server.head(order.branch))
+            sums = self._fleet.reopen(order.branch, transcript=transcript)
+        self._earlier.discard(order.branch)
         started = time.perf_counter()
-        outcome = method.run(self._parties.resumed(branch, sums), deletion, on_round)
-        forgotten, _ = holders(marks)
+        outcome = method.run(self._server.resumed(order.branch, sums), deletion, on_round)
         unlearned = Unlearned(
             method=method.name,
             state=outcome.state,
             guarantee=outcome.guarantee,
-            epsilon=self.epsilon(branch, marks),
-            confidentiality=confidentiality(self._parties.ledger, branch, forgotten=forgotten),
+            epsilon=self.epsilon(order.branch, concerned),
+            confidentiality=confidentiality(self._server.ledger, order.branch, forgotten=concerned.forgotten),
             cost=cost,
             traffic=tuple(sums.traffic),
             seconds=time.perf_counter() - started,
         )
         return _Run(
             unlearned=unlearned,
-            branch=branch,
+            order=order,
             deletion=deletion,
-            marks=marks,
-            silos=silos,
             remembered=deletion.original.last_round if after is None else after,
             sums=sums,
             transcript=transcript,
@@ -340,9 +273,8 @@ class Branches:
             return deletion.checkpoints.load(before).last_round
         return method.start_state(deletion).last_round
 
-    def _cost(self, method: UnlearningMethod, deletion: Deletion, marks: Marks) -> Cost:
+    def _cost(self, method: UnlearningMethod, deletion: Deletion, concerned: Concerned) -> Cost:
         planned = method.plan(deletion)
-        forgotten, retained = holders(self._left(marks))
         return Cost(
             rounds=sum(rounds.count for rounds in planned),
             retraining_rounds=Retrain().rounds(deletion),
@@ -351,43 +283,17 @@ class Branches:
                 planned,
                 plan=self._plan,
                 cohort=deletion.cohort,
-                ledger=self._parties.ledger,
+                ledger=self._server.ledger,
                 branch=self._line.begun.branch,
-                forgotten=forgotten,
-                retained=retained,
+                forgotten=concerned.forgotten,
+                retained=concerned.retained,
             ),
         )
 
-    def _identify(self, request: Request) -> dict[str, NDArray[np.bool_]]:
-        """What the request covers and is not gone yet; positions are those of the records as they were brought."""
-        marks = request.identify_all(self._records)
-        for name, mask in marks.items():
-            check_whole_units(self._records[name], mask, self._plan.recipe.unit)
-        gone = self._line.gone
-        left = {name: mask & ~gone[name] if name in gone else mask for name, mask in marks.items()}
-        if not any(mask.any() for mask in left.values()):
-            raise AlreadyForgotten(f"request is {request.describe()!r}; all of it has been forgotten before")
-        return left
-
-    def _present(self, name: str, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A mark of records as they were brought, as one of those that are left."""
-        gone = self._line.gone.get(name)
-        return mask if gone is None else mask[~gone]
-
-    def _left(self, marks: Marks) -> Marks:
-        """Marks without the clients of which nothing was left before."""
-        gone = self._line.gone
-        return {
-            name: self._present(name, mask) for name, mask in marks.items() if not (name in gone and gone[name].all())
-        }
-
-    def _deletion(self, marks: Marks, adaptive: bool) -> Deletion:
+    def _deletion(self, concerned: Concerned, adaptive: bool) -> Deletion:
         if self._line.state.last_round < 0:
             raise ProtocolError("no training round is done; train first")
-        touched, _ = holders(marks)
-        units = sum(
-            count_units(self._records[name], mask, self._plan.recipe.unit) for name, mask in marks.items() if mask.any()
-        )
+        touched, units = concerned.forgotten, concerned.units
         return Deletion(
             recipe=self._plan.recipe,
             model=self._model,
@@ -415,19 +321,14 @@ class Branches:
 
     def _interrupted(self, purpose: str) -> str | None:
         """The first branch of an earlier process that was begun for the same, and not gone on with since."""
-        for branch in self._parties.ledger.branches:
-            if branch in self._earlier and self._parties.purpose(branch) == purpose:
+        for branch in self._server.ledger.branches:
+            if branch in self._earlier and self._server.purpose(branch) == purpose:
                 return branch
         return None
 
     def _name_of(self, method: UnlearningMethod) -> str:
-        taken = sum(name.startswith(method.purpose) for name in self._parties.ledger.branches)
+        taken = sum(name.startswith(method.purpose) for name in self._server.ledger.branches)
         return method.purpose + (f"#{taken + 1}" if taken else "")
-
-
-def present_training(silos: Mapping[str, Silo], name: str) -> dict[str, LocalTask]:
-    """A client's training code, on what it has when a round comes."""
-    return {TRAIN: _Present(silos, name)}
 
 
 def _if_adaptive(method: UnlearningMethod, deletion: Deletion, reached: Guarantee) -> Guarantee:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import CheckpointError, ProtocolError
+from secure_fu.federation.fleet import RoundSums
 from secure_fu.federation.main_line_file import Executed, Standing, read_standing, write_standing
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
-from secure_fu.protocol import InProcessSums, Transcript
+from secure_fu.protocol import Transcript
 from secure_fu.training import CheckpointStore, Lineage, TrainingState
 from secure_fu.unlearning import CertifiedModel, Deletion, Rerun, UnlearningMethod
 
@@ -33,7 +34,7 @@ class Begun:
     """The branch that the main line is on, and what its rounds are run and linked with."""
 
     branch: str
-    sums: InProcessSums
+    sums: RoundSums
     transcript: Transcript
 
 
@@ -99,7 +100,7 @@ class MainLine:
             raise ProtocolError("no training round is done; train first")
         return self._begun
 
-    def begin(self, sums: InProcessSums, transcript: Transcript) -> None:
+    def begin(self, sums: RoundSums, transcript: Transcript) -> None:
         """Start with training, or go on with it."""
         self._begun = Begun(self.branch, sums, transcript)
 
@@ -126,7 +127,7 @@ class MainLine:
         state: TrainingState,
         remembered: int,
         passed: Collection[TrainingState],
-        sums: InProcessSums,
+        sums: RoundSums,
         transcript: Transcript,
     ) -> None:
         """Go on from the outcome of a deletion; what knew the forgotten data is destroyed.

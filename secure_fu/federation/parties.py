@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -34,7 +33,6 @@ from secure_fu.protocol import (
     Member,
     MemberRecord,
     Policy,
-    ResumableSums,
     Run,
     Transcript,
     UploadEncryption,
@@ -129,7 +127,6 @@ class Parties:
         self._randomness = randomness
         self._committee = committee
         self._purposes = purposes
-        self._transcripts: dict[str, Transcript] = {}
         opener_role = Role.MEMBER if self._scheme is None else Role.KEY_HOLDER
         self._files = PartyDirectory(
             directory,
@@ -148,9 +145,10 @@ class Parties:
             resumable=resumable,
         )
         self._identities = self._files.identities
-        self.ledger = self._files.ledger
-        self.roster = self._files.roster
-        self.policy = self._files.policy
+        self.server = self._files.server
+        self.ledger = self.server.ledger
+        self.roster = self.server.roster
+        self.policy = self.server.policy
         self._pool = (
             EncryptionPool(scheme_name, encryption_processes)
             if self._scheme is not None and encryption_processes
@@ -183,65 +181,6 @@ class Parties:
             self._pool.close()
         self._files.close()
 
-    def transcript(self, branch: str, start: bytes = bytes(32)) -> Transcript:
-        """The transcript of one branch, which goes on from the link that `start` is the hash of."""
-        return Transcript(start=start, path=self._files.transcript, branch=branch)
-
-    def head(self, branch: str) -> bytes:
-        """Hash of a branch's newest release, or of its parent's where it has none; 32 bytes, zeros before the first.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        if branch in self._transcripts:
-            return self._transcripts[branch].head
-        if branch in self._files.verified:
-            return self._files.verified[branch].head
-        parent = self._files.parent(branch)
-        return bytes(32) if parent is None else self.head(parent)
-
-    def resumed(self, branch: str, sums: InProcessSums, *, after: int = -1) -> ResumableSums:
-        """A branch's secure sums, of which those are read from disk that were released before it was opened again.
-
-        Args:
-            branch: its name.
-            sums: for what comes after.
-            after: number of the last round behind the state that the caller goes on from; -1 for the branch's start.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        return ResumableSums(sums, self._files.log(branch), after=after)
-
-    def purpose(self, branch: str) -> str:
-        """What a branch was begun for.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        return self._files.purpose(branch)
-
-    def forget_releases(self, branch: str, *, until: int | None = None) -> None:
-        """Destroy the logged sums of a branch, up to a round or all: it can then not be run again from there.
-
-        Raises:
-            ArgumentError: there is no such branch.
-            RecordError: a file cannot be destroyed.
-        """
-        self._files.forget_releases(branch, until=until)
-
-    def next_round(self, branch: str) -> int:
-        """A number above every round that was reserved in a branch, or in its parent where it has none itself.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        parent = self._files.parent(branch)
-        numbers = [event.round_number for event in self.ledger.events(branch)]
-        if numbers:
-            return max(numbers) + 1
-        return 0 if parent is None else self.next_round(parent)
-
     def sums(
         self,
         branch: str,
@@ -260,7 +199,7 @@ class Parties:
             tasks: each client's code by purpose.
             transcript: of the branch.
             first_round: number of its first round.
-            purpose: what it is for, in whatever words; :meth:`purpose` tells when it might be resumed.
+            purpose: what it is for, in whatever words; the server's directory tells when it might be resumed.
 
         Raises:
             LedgerError: the branch exists.
@@ -275,22 +214,22 @@ class Parties:
     ) -> InProcessSums:
         """The secure sums of a branch that was begun before, under its next round number.
 
-        They run new rounds; :class:`~secure_fu.protocol.ResumableSums` answers what was released, see :meth:`resumed`.
+        They run new rounds; :class:`~secure_fu.protocol.ResumableSums` answers what was released.
 
         Args:
             branch: its name.
             tasks: each client's code by purpose.
-            transcript: of the branch, from its :meth:`head` on.
+            transcript: of the branch, from its head on.
 
         Raises:
             ArgumentError: there is no such branch, or the transcript starts elsewhere.
             RecordError: the clients' or the openers' record is missing, or knows less than the ledger.
         """
-        if transcript.head != self.head(branch):
-            raise ArgumentError("transcript", transcript.head.hex(), f"one from {self.head(branch).hex()} on")
-        self._files.check_records(branch, self._run_id(branch))
+        if transcript.head != self.server.head(branch):
+            raise ArgumentError("transcript", transcript.head.hex(), f"one from {self.server.head(branch).hex()} on")
+        self._files.check_records(branch)
         record = self._files.client_record(branch)
-        first_round = max(self.next_round(branch), record.newest(self._run_id(branch)) + 1)
+        first_round = max(self.server.next_round(branch), record.newest(self.server.run_id(branch)) + 1)
         return self._driver(branch, record, tasks, transcript, first_round)
 
     def _driver(
@@ -301,19 +240,7 @@ class Parties:
         transcript: Transcript,
         first_round: int,
     ) -> InProcessSums:
-        self._transcripts[branch] = transcript
-        log = self._files.log(branch)
-        run = Run(
-            run_id=self._run_id(branch),
-            roster=self.roster,
-            policy=self.policy,
-            grid=self._plan.grid,
-            sum_bits=self._plan.sum_bits,
-            ledger=self.ledger,
-            branch=branch,
-            transcript=transcript,
-            on_release=None if log is None else log.append,
-        )
+        run = self.server.run(branch, transcript)
         encryption = self._encryption()
         clients = {
             name: Client(
@@ -336,9 +263,6 @@ class Parties:
             first_round=first_round,
             ahead=0 if self._pool is None else self._pool.processes,
         )
-
-    def _run_id(self, branch: str) -> bytes:
-        return hashlib.sha256(self._files.run_key + branch.encode()).digest()[:16]
 
     def _encryption(self) -> UploadEncryption:
         if self._scheme is None:

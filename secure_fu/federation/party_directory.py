@@ -5,31 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import fields
 from pathlib import Path
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import make_identities, read_identities
-from secure_fu.errors import ArgumentError, LedgerError, RecordError
+from secure_fu.errors import RecordError
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
-from secure_fu.planning import Plan
-from secure_fu.privacy import EventStatus, PrivacyLedger
-from secure_fu.protocol import (
-    ClientRecord,
-    MemberRecord,
-    OpeningRecord,
-    Policy,
-    ReleaseLog,
-    VerifiedBranch,
-    read_policy,
-    settle,
-    write_policy,
+from secure_fu.federation.server_directory import (
+    ServerDirectory,
+    check_public_files,
+    file_name,
+    write_public_files,
 )
-from secure_fu.protocol.files import destroy_file, write_whole
+from secure_fu.planning import Plan
+from secure_fu.privacy import PrivacyLedger
+from secure_fu.protocol import ClientRecord, MemberRecord, OpeningRecord, Policy
+from secure_fu.protocol.files import destroy_file
 
 __all__ = ["PartyDirectory"]
 
-_PURPOSE = "purpose.txt"
+_KEYS = "identities.bin"
 
 
 class PartyDirectory:
@@ -78,27 +73,25 @@ class PartyDirectory:
         self._directory = directory
         self._committee = committee
         self._client_records: dict[str, ClientRecord] = {}
-        self._logs: dict[str, ReleaseLog] = {}
-        self.verified: Mapping[str, VerifiedBranch] = {}
         founding = None
         if not new:
             founding = read_founding(directory / FOUNDING)
             founding.check(clients=clients, scheme_name=scheme_name, plan=plan, facts=facts, path=directory / FOUNDING)
         with ExitStack() as opened:
             # First: it refuses a directory that has one, whose other files stay as they are, or that is in use.
-            ledger = directory / "ledger.sqlite"
-            self.ledger = opened.enter_context(
-                PrivacyLedger.create(ledger, budget=plan.budget) if new else PrivacyLedger.open(ledger)
+            path = directory / "ledger.sqlite"
+            ledger = opened.enter_context(
+                PrivacyLedger.create(path, budget=plan.budget) if new else PrivacyLedger.open(path)
             )
-            keys = directory / "identities.bin"
+            keys = directory / _KEYS
             if new and not resumable:
                 self.identities = {name: Identity.generate(name, role) for name, role in roles.items()}
             else:
                 self.identities = make_identities(keys, roles) if new else read_identities(keys)
-            self.roster = Roster.of(identity.party for identity in self.identities.values())
-            self.policy = policy_of(self.roster)
+            roster = Roster.of(identity.party for identity in self.identities.values())
+            policy = policy_of(roster)
             if founding is not None:
-                self._check_files(founding)
+                check_public_files(directory, founding=founding, roster=roster, policy=policy, keys=_KEYS)
             self.opener_record = (
                 OpeningRecord(directory / "key_holder.sqlite", new=new)
                 if committee is None
@@ -106,44 +99,28 @@ class PartyDirectory:
             )
             opened.enter_context(closing(self.opener_record))
             if founding is None:
-                (directory / "roster.bin").write_bytes(self.roster.encode())
-                write_policy(self.policy, directory / "policy.toml")
+                write_public_files(directory, roster=roster, policy=policy)
                 (directory / "clients").mkdir(exist_ok=True)
                 founding = Founding(
                     clients=clients,
                     scheme_name=scheme_name,
                     plan=plan,
-                    roster_digest=self.roster.digest,
+                    roster_digest=roster.digest,
                     run_key=os.urandom(32),
                     facts=dict(facts),
                 )
                 if resumable:
                     write_founding(directory / FOUNDING, founding)  # last: it says that the others are there
-            else:
-                self._logs = {branch: ReleaseLog(self._log_path(branch)) for branch in self.ledger.branches}
-                self.verified = settle(
-                    self.transcript, logs=self._logs, ledger=self.ledger, roster=self.roster, policy=self.policy
-                )
-            self._resumable = resumable or not new
-            self.run_key = founding.run_key
+            self.server = ServerDirectory(
+                directory,
+                ledger=ledger,
+                roster=roster,
+                policy=policy,
+                founding=founding,
+                goes_on=not new,
+                keeps_releases=resumable or not new,
+            )
             self._opened = opened.pop_all()
-
-    def _check_files(self, founding: Founding) -> None:
-        """Refuse keys, roster or policy of another federation, and terms or purposes that are not those of this one."""
-        for name, is_ours in (
-            ("identities.bin", self.roster.digest == founding.roster_digest),
-            ("roster.bin", _content(self._directory / "roster.bin") == self.roster.encode()),
-        ):
-            if not is_ours:
-                raise RecordError(
-                    f"{self._directory / name} is damaged or of another federation than {self._directory / FOUNDING}"
-                )
-        path = self._directory / "policy.toml"
-        written = read_policy(path)
-        for item in fields(Policy):
-            then, now = getattr(written, item.name), getattr(self.policy, item.name)
-            if then != now:
-                raise ArgumentError(item.name, now, f"{then!r}, as {path} says")
 
     def close(self) -> None:
         """Close ledger and records."""
@@ -151,73 +128,26 @@ class PartyDirectory:
             record.close()
         self._opened.close()
 
-    @property
-    def transcript(self) -> Path:
-        """The file that has a line for every release."""
-        return self._directory / "transcript.jsonl"
-
-    def parent(self, branch: str) -> str | None:
-        """A branch's parent.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        branches = self.ledger.branches
-        if branch not in branches:
-            raise ArgumentError("branch", branch, f"one of {', '.join(branches) or 'none yet'}")
-        return branches[branch]
-
     def begin(self, branch: str, *, parent: str | None, purpose: str) -> ClientRecord:
-        """Make a branch: its clients' record, its log, its place in the ledger.
+        """Make a branch: its clients' record, then what the server keeps of it.
 
         Args:
             branch: a new name.
             parent: that it goes on from.
-            purpose: what it is for, see :meth:`purpose`.
+            purpose: what it is for, see :meth:`ServerDirectory.purpose`.
 
         Raises:
-            LedgerError: the branch exists.
-            ArgumentError: the parent does not; or a branch exists whose files would have the same names.
+            LedgerError, ArgumentError: as :meth:`ServerDirectory.begin`.
         """
-        if branch in self.ledger.branches:
-            raise LedgerError(f"branch {branch!r} exists in {self._directory}")
-        for other in self.ledger.branches:
-            if _file_name(other) == _file_name(branch):
-                raise ArgumentError("branch", branch, f"a name that is not kept in the same files as {other!r}")
+        self.server.check_new(branch)
         path = self._record_path(branch)
         # The ledger gets the branch last: what is here without being there was left by a kill, and nothing came of it.
         for left in (path.with_name(f"{path.name}-journal"), path):
             destroy_file(left)
         record = ClientRecord(path, new=True) if parent is None else self.client_record(parent).fork(path)
         self._client_records[branch] = record
-        if self._resumable:
-            self._logs[branch] = ReleaseLog(self._log_path(branch))
-            write_whole(self._log_path(branch) / _PURPOSE, purpose.encode())
-        self.ledger.branch(branch, parent=parent)
+        self.server.begin(branch, parent=parent, purpose=purpose)
         return record
-
-    def purpose(self, branch: str) -> str:
-        """What a branch was begun for, in whatever words; a branch is resumed only for the same.
-
-        Raises:
-            ArgumentError: there is no such branch.
-            RecordError: the file that says it is missing.
-        """
-        self.parent(branch)
-        return _content(self._log_path(branch) / _PURPOSE).decode(errors="replace")
-
-    def forget_releases(self, branch: str, *, until: int | None = None) -> None:
-        """Destroy the logged sums of a branch, up to a round or all; their lines in the transcript are durable before.
-
-        Raises:
-            ArgumentError: there is no such branch.
-            RecordError: a file cannot be destroyed.
-        """
-        log = self.log(branch)
-        if log is not None and log.rounds and (until is None or log.rounds[0] <= until):
-            with self.transcript.open("rb") as file:
-                os.fsync(file.fileno())
-            log.destroy(until=until)
 
     def client_record(self, branch: str) -> ClientRecord:
         """The clients' record of a branch.
@@ -226,30 +156,18 @@ class PartyDirectory:
             ArgumentError: there is no such branch.
             RecordError: the file is missing or damaged.
         """
-        self.parent(branch)
+        self.server.parent(branch)
         if branch not in self._client_records:
             self._client_records[branch] = ClientRecord(self._record_path(branch))
         return self._client_records[branch]
 
-    def log(self, branch: str) -> ReleaseLog | None:
-        """The released sums of a branch; None where none are kept.
-
-        Raises:
-            ArgumentError: there is no such branch.
-        """
-        self.parent(branch)
-        return self._logs.get(branch)
-
-    def check_records(self, branch: str, run_id: bytes) -> None:
+    def check_records(self, branch: str) -> None:
         """Refuse records of clients or members that do not know what the ledger says was released in a branch.
 
         Raises:
             RecordError: they are of another federation, or older copies.
         """
-        released = max(
-            (event.round_number for event in self.ledger.events(branch) if event.status is EventStatus.COMMITTED),
-            default=-1,
-        )
+        released, run_id = self.server.last_released(branch), self.server.run_id(branch)
         newest = {self._record_path(branch): self.client_record(branch).newest(run_id)}
         if isinstance(self.opener_record, MemberRecord):
             path = self._directory / "committee.sqlite"
@@ -262,21 +180,7 @@ class PartyDirectory:
                 )
 
     def _record_path(self, branch: str) -> Path:
-        return self._directory / "clients" / f"{_file_name(branch)}.sqlite"
-
-    def _log_path(self, branch: str) -> Path:
-        return self._directory / "releases" / _file_name(branch)
-
-
-def _file_name(branch: str) -> str:
-    return branch.replace("/", "-")
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+        return self._directory / "clients" / f"{file_name(branch)}.sqlite"
 
 
 def _newest_vote(record: MemberRecord, committee: Collection[str], run_id: bytes) -> int:

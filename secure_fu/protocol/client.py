@@ -166,7 +166,7 @@ class Client:
     ) -> tuple[NDArray[np.int64], Exception | None]:
         grid = grid_of(header)
         failure: Exception | None
-        rounding = self._randomness.stream(f"rounding/{self.name}")
+        rounding = self._randomness.stream(self._label("rounding", header))
         try:
             contribution = self._bounded_contribution(header, model, terms)
             encoded = grid.encode(contribution, seed=header_digest, stream=rounding)
@@ -179,13 +179,13 @@ class Client:
             )
             failure = None if isinstance(error, SecureFUError) else error
             encoded = np.zeros(grid.encoded_dimension, dtype=np.int64)
-        noise = self._randomness.stream(f"noise/{self.name}")
+        noise = self._randomness.stream(self._label("noise", header))
         return encoded + noise_share_of(header).sample(grid.encoded_dimension, stream=noise), failure
 
     def _bounded_contribution(
         self, header: Header, model: NDArray[np.float32], terms: RoundTerms
     ) -> NDArray[np.float64]:
-        sampling = self._randomness.stream(f"sampling/{self.name}")
+        sampling = self._randomness.stream(self._label("sampling", header))
         contribution = self._tasks[header.purpose].contribution(model, terms, sampling)
         if contribution.shape != (header.length,):
             raise ArgumentError("contribution", f"of shape {contribution.shape}", f"shape ({header.length},)")
@@ -193,6 +193,10 @@ class Client:
             raise NonFiniteError("the contribution has coordinates that are not finite")
         # Records and groups are clipped one by one, in the task; a client as a whole can be held to its bound here.
         return clip_l2(contribution, terms.clip_norm) if terms.unit is Unit.CLIENT else contribution
+
+    def _label(self, use: str, header: Header) -> str:
+        # For the randomness of tests: the same round gets the same words, whatever its client was asked before.
+        return f"{use}/{self.name}/{header.purpose}/{header.round_number}"
 
     def _signed_upload(self, header_digest: bytes, vector: EncryptedVector) -> bytes:
         unsigned = Upload(

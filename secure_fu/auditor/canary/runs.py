@@ -226,7 +226,7 @@ def canary_run(
         with closing(parties):
             tap = parties.tap(watched=colluders, purpose=TRAIN, capture=holders[:_CAPTURED_UPLOADS])
             sums = parties.sums(
-                _CANARIES, parent=None, tasks=tasks, transcript=parties.transcript(_CANARIES), first_round=0
+                _CANARIES, parent=None, tasks=tasks, transcript=parties.server.transcript(_CANARIES), first_round=0
             )
             kept = _Kept(sums)
             first = TrainingState.initial(ReleasedModel.public(model.vector()))
@@ -234,7 +234,7 @@ def canary_run(
             zero_tap = parties.tap(watched=(), purpose=ZERO)
             # A root of its own in the ledger: nobody's data is in it, so that it need not fit beside the training.
             zero_sums = parties.sums(
-                _ZEROS, parent=None, tasks=tasks, transcript=parties.transcript(_ZEROS), first_round=0
+                _ZEROS, parent=None, tasks=tasks, transcript=parties.server.transcript(_ZEROS), first_round=0
             )
             zeros = _Kept(zero_sums)
             for _ in range(zero_rounds):
