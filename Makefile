@@ -76,7 +76,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@touch "$@"
 
 $(VENV)/.development: $(VENV)/.runtime
-	$(PIP) install --quiet -c constraints.txt --group dev
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation --editable '.[flower]' --group dev
 	@touch "$@"
 
 clean:
