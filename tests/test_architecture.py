@@ -46,16 +46,18 @@ COMPOSITION = {
     "run_directory",
     "simulation",
     "auditor",
+    "deployment",
     "flower",
+    "local_federation",
     "cli",
 }
-CRYPTO_COMPOSERS = {"federation", "simulation", "auditor", "flower", "cli"}
+CRYPTO_COMPOSERS = {"federation", "simulation", "auditor", "deployment", "flower", "local_federation", "cli"}
 
 # Third-party packages that only some parts may import.
 ONLY_IN: dict[str, set[str]] = {
     "flwr": {"flower"},
     "tenseal": {"crypto"},
-    "cryptography": {"crypto"},
+    "cryptography": {"crypto", "flower"},  # there for TLS certificates and Flower's own node keys
     "dp_accounting": {"privacy"},
     "opacus": {"privacy", "learning"},
     "matplotlib": {"report"},
@@ -67,7 +69,8 @@ NOT_IN: dict[str, set[str]] = {"torch": {"crypto"}}
 
 FORBIDDEN = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "torch.load"}
 FORBIDDEN_CALLS = {"__import__", "eval", "exec"}  # and import_module, unless of a name that can be read here
-LAZY = {"secure_fu", "secure_fu.auditor"}  # which look their names up when they are first used
+# Which look their names up when they are first used; the last one, the model that an operator names in its own file.
+LAZY = {"secure_fu", "secure_fu.auditor", "secure_fu.deployment.terms"}
 # Where noise, keys and secret sampling are made, randomness comes from the operating system or from an explicit stream.
 SECURE_PARTS = {"crypto", "discrete_gaussian", "privacy", "protocol"}
 WEAK_RANDOMNESS = {

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 
 import typer
 
-from secure_fu.cli import audit, ledger, simulate, verify
+from secure_fu.cli import (
+    audit,
+    backup,
+    certificate,
+    found,
+    keys,
+    ledger,
+    node,
+    pending,
+    request,
+    roster,
+    simulate,
+    unlearn,
+    verify,
+)
 from secure_fu.cli.common import BAD_INPUT, FAILED, complain
 from secure_fu.errors import (
     ArgumentError,
@@ -35,8 +50,17 @@ def _root() -> None:
     """Federated unlearning that can be proved: secure sums of clipped, noised, encrypted contributions."""
 
 
-for _command in (simulate.simulate, audit.audit, ledger.ledger, verify.verify):
-    app.command()(_command)
+_PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
+    "Try out and judge": (simulate.simulate, audit.audit, ledger.ledger),
+    "Set up a federation": (found.found, found.epoch, node.node),
+    "Delete": (request.request, pending.pending, unlearn.unlearn, certificate.certificate, verify.verify),
+    "Look after it": (backup.backup, backup.restore, backup.seen),
+}
+for _panel, _commands in _PANELS.items():
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+for _name, _group in (("keys", keys.keys), ("roster", roster.roster)):
+    app.add_typer(_group, name=_name, rich_help_panel="Set up a federation")
 
 
 def main() -> None:

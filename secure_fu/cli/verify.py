@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from secure_fu.cli.verify_certificate import CertificateOptions, looks_like_a_certificate, verify_certificate
 from secure_fu.errors import ArgumentError, RecordError, RunDirectoryError, WireError
 
 if TYPE_CHECKING:
@@ -25,7 +26,11 @@ T = TypeVar("T")
 
 def verify(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A run directory, or a transcript file; that needs --roster.")
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            help="A run directory; or a transcript, a certificate, a folder of certificates: these need --roster.",
+        ),
     ],
     roster: Annotated[
         Path | None,
@@ -35,8 +40,55 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="The policy that you pinned. Default: the run directory's own policy.toml."),
     ] = None,
+    transcript: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a certificate: the transcript that it speaks of.")
+    ] = None,
+    begins_later: Annotated[
+        bool,
+        typer.Option("--begins-later", help="The transcript is of a later roster than rounds that are charged."),
+    ] = False,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a certificate: the server's ledger, or a copy.")
+    ] = None,
+    model_before: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a certificate: the model before, .safetensors or .npy.")
+    ] = None,
+    model_after: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for the model after.")] = None,
+    chain: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of a certificate: the folder with those before it.")
+    ] = None,
+    audit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a certificate: the audit.json that it quotes.")
+    ] = None,
+    request: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Of a certificate: a signed request that it served; repeatable."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Of a certificate: print the findings as JSON.")] = False,
 ) -> None:
-    """Check from outside what a run released: who signed, who took part, who agreed to open, in which order."""
+    """Check from outside what a run released, or what a deletion certificate says: offline, with what you pinned.
+
+    Of a run: who signed, who took part, who agreed to open, in which order. Of a certificate: its signature, its chain,
+    its hashes, and every epsilon, computed again from the charges.
+    """
+    options = CertificateOptions(
+        roster=roster,
+        policy=policy,
+        transcript=transcript,
+        begins_later=begins_later,
+        ledger=ledger,
+        model_before=model_before,
+        model_after=model_after,
+        chain=chain,
+        audit=audit,
+        requests=tuple(request or ()),
+        as_json=json_,
+    )
+    if _is_certificate(path):
+        verify_certificate(path, options)
+        return
+    if options.own:
+        raise ArgumentError(options.own[0], str(path), "a certificate's file or folder, for this option is of those")
     from secure_fu.crypto import Roster
     from secure_fu.privacy import PrivacyLedger
     from secure_fu.protocol import read_policy, verify_transcript
@@ -65,6 +117,13 @@ def verify(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in _findings(files, branches, unreleased):
         console.print(line, "", sep="\n", markup=False, highlight=False)
+
+
+def _is_certificate(path: Path) -> bool:
+    try:
+        return looks_like_a_certificate(path)
+    except OSError:
+        return False  # what follows says why it cannot be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError
-from secure_fu.learning import Records
+
+if TYPE_CHECKING:  # who looks at a queue does not wait for torch
+    from secure_fu.learning import Records
 
 __all__ = ["DeletionBatch", "DeletionRequest", "Scope"]
 

@@ -245,7 +245,12 @@ class Branches:
             sums = self._fleet.reopen(order.branch, transcript=transcript)
         self._earlier.discard(order.branch)
         started = time.perf_counter()
-        outcome = method.run(self._server.resumed(order.branch, sums), deletion, on_round)
+        try:
+            outcome = method.run(self._server.resumed(order.branch, sums), deletion, on_round)
+        except BaseException:
+            if self._server.log(order.branch) is not None:
+                self._earlier.add(order.branch)  # the same call goes on with it
+            raise
         unlearned = Unlearned(
             method=method.name,
             state=outcome.state,
@@ -320,7 +325,7 @@ class Branches:
         return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def _interrupted(self, purpose: str) -> str | None:
-        """The first branch of an earlier process that was begun for the same, and not gone on with since."""
+        """The first branch that was begun for the same, did not come to its end, and was not gone on with since."""
         for branch in self._server.ledger.branches:
             if branch in self._earlier and self._server.purpose(branch) == purpose:
                 return branch

@@ -16,7 +16,7 @@ from secure_fu.federation.server_directory import ServerDirectory
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
 from secure_fu.protocol import RoundTraffic, SecureSums
-from secure_fu.training import CheckpointStore, OnRound, TrainingState, no_observer, train
+from secure_fu.training import CheckpointStore, Lineage, OnRound, TrainingState, no_observer, train
 from secure_fu.unlearning import Deletion, Requirement, UnlearningMethod
 
 __all__ = ["Coordinator"]
@@ -80,6 +80,11 @@ class Coordinator:
     def executed(self) -> tuple[Executed, ...]:
         """The deletions that were executed, each with its guarantee as it stands."""
         return self._line.executed
+
+    @property
+    def lineage(self) -> Lineage:
+        """Branches, and the last round in each, that the newest state comes from; the last is the present one."""
+        return self._line.lineage
 
     def module_of(self, state: TrainingState) -> nn.Module:
         """A module of your own with a state's released parameters."""

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from secure_fu.deletion import DeletionBatch, DeletionRequest
+from secure_fu.deletion import DeletionBatch, DeletionRequest, SignedBatch
 from secure_fu.federation.marks import Marks
 from secure_fu.protocol import RoundTraffic, SecureSums, Transcript
 from secure_fu.unlearning import UnlearningMethod
 
 __all__ = ["Concerned", "Fleet", "Order", "Request", "RoundSums"]
 
-Request = DeletionRequest | DeletionBatch
+Request = DeletionRequest | DeletionBatch | SignedBatch
+"""In one process requests say what they cover; on machines of their own only clients can open what was signed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.errors import AlreadyForgotten, HistoryError
+from secure_fu.deletion import SignedBatch
+from secure_fu.errors import AlreadyForgotten, ArgumentError, HistoryError
 from secure_fu.federation.fleet import Concerned, Order, Request
 from secure_fu.federation.marks import Marks, count_units, holders
 from secure_fu.federation.parties import Parties
@@ -62,6 +63,8 @@ class LocalFleet:
 
     def identify(self, request: Request) -> Concerned:
         """See :class:`~secure_fu.federation.fleet.Fleet`."""
+        if isinstance(request, SignedBatch):
+            raise ArgumentError("request", request.describe(), "a DeletionRequest or a DeletionBatch")
         gone = self._gone()
         marks = request.identify_all(self._records)
         for name, mask in marks.items():

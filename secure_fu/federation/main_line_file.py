@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.deletion import DeletionBatch, DeletionRequest
+from secure_fu.deletion import DeletionBatch, DeletionRequest, SignedBatch
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.founding import from_plain, to_plain
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
@@ -26,7 +26,7 @@ _FORMAT: Final = "secure-fu/main-line/2"
 _LINE: Final = "main_line.json"
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
-    for kind in (DeletionRequest, DeletionBatch, Exact, Certified, CertifiedModel, Heuristic, Baseline)
+    for kind in (DeletionRequest, DeletionBatch, SignedBatch, Exact, Certified, CertifiedModel, Heuristic, Baseline)
 }
 
 
@@ -45,7 +45,7 @@ class Executed:
         chosen_late: whether this request, or the method's settings, may have been.
     """
 
-    request: DeletionRequest | DeletionBatch
+    request: DeletionRequest | DeletionBatch | SignedBatch
     method: str
     branch: str
     forgotten_units: int

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 
 from secure_fu.crypto import CommitteeTerms, Roster
 from secure_fu.errors import ArgumentError, PolicyRefusal, ProtocolError
@@ -77,6 +80,11 @@ class Policy:
         if not 0.0 < self.sampling_rate <= 1.0:
             raise ArgumentError("sampling_rate", self.sampling_rate, "a number in (0, 1]")
         assured_clients(self.minimum_cohort, self.colluders)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of all that it demands, 32 bytes: equal for equal policies, however their files are written."""
+        return hashlib.sha256(json.dumps(_plain(self), sort_keys=True).encode()).digest()
 
     def check_roster(self, roster: Roster) -> None:
         """Raise ArgumentError unless this is the pinned roster."""
@@ -170,3 +178,17 @@ class Policy:
     @staticmethod
     def _refuse(field: str, value: object, allowed: str) -> None:
         raise PolicyRefusal(f"header field {field} is {value!r}; this party's policy allows {allowed}")
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

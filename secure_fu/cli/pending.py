@@ -1,0 +1,165 @@
+"""`secure-fu pending`: what waits in a server's queue, and which deadlines are in danger.
+
+With `--json` it prints one object::
+
+    {"schema": "secure-fu/pending/1", "now": TIME, "next_due": TIME, "clock_held": TEXT or null, "minimum_batch": N,
+     "states": {STATE: N, ...}, "requests": [REQUEST, ...], "risks": [RISK, ...], "windows": [WINDOW, ...]}
+
+REQUEST: `request_id`, `signer`, `scope` (client, group, records, class), `client` (null: every client), `units`,
+`submitted`, `deadline`, `disclose`, `state` (accepted, executing, executed, certified, refused), `received`, `flag`
+(null, "at risk" or "overdue"), `window`. RISK: `request_id`, `deadline`, `overdue`, `why`. WINDOW: `window_id`,
+`opened`, `state` (executing, executed, certified, refused), `since`, `requests`, `hidden_units`, `certificate`, `note`.
+With `--request` it is REQUEST with `history`, a list of `state`, `at`, `why`, and the schema's name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from secure_fu.cli.deletions import (
+    entry_fields,
+    open_queue,
+    print_json,
+    read_pinned_deletion_policy,
+    risk_fields,
+    risk_line,
+    show_time,
+    window_fields,
+)
+from secure_fu.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from secure_fu.deletion import Entry, RequestQueue, Window
+
+__all__ = ["pending"]
+
+_SCHEMA: Final = "secure-fu/pending/1"
+_SHOWN: Final = 50
+
+
+def pending(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A server's directory.")],
+    all_: Annotated[bool, typer.Option("--all", help="Requests that are done or refused, too.")] = False,
+    request: Annotated[
+        str | None, typer.Option(metavar="ID", help="One request with its history, by its id or first digits.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Most requests in the table; 0 for all. JSON always has all.")
+    ] = _SHOWN,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show which deletion requests wait, when the next window is due, and which deadlines are in danger."""
+    from secure_fu.deletion import State, WindowState, forecast, last_due, next_due
+
+    with open_queue(directory, read_only=True) as queue:
+        policy = read_pinned_deletion_policy(directory)
+        if request is not None:
+            _one(queue, request, json_=json_)
+            return
+        now = int(time.time())
+        reading = queue.read_clock(now, policy)
+        every = queue.entries()
+        states = Counter(entry.state.value for entry in every)
+        done = (State.CERTIFIED, State.REFUSED)
+        shown = every if all_ else [entry for entry in every if entry.state not in done]
+        windows = queue.windows() if all_ else queue.windows(WindowState.EXECUTING, WindowState.EXECUTED)
+        due = last_due(policy, reading.at)
+        open_now = due is not None and not queue.handled(due)
+        first = due if due is not None and open_now else next_due(policy, reading.at)
+        waiting = [entry for entry in every if entry.state is State.ACCEPTED]
+        risks = forecast(policy, waiting, now=reading.at, first=first)
+    if json_:
+        print_json(
+            {
+                "schema": _SCHEMA,
+                "now": show_time(reading.at),
+                "next_due": show_time(first),
+                "clock_held": reading.held or None,
+                "minimum_batch": policy.minimum_batch,
+                "states": {state.value: states[state.value] for state in State if states[state.value]},
+                "requests": [entry_fields(entry) for entry in shown],
+                "risks": [risk_fields(risk) for risk in risks],
+                "windows": [window_fields(window) for window in windows],
+            }
+        )
+        return
+    console = Console()
+    ordered = sorted(shown, key=lambda entry: (entry.deadline, entry.received))
+    cut = ordered if limit == 0 else ordered[:limit]
+    if cut:
+        console.print(_table(cut))
+    lines = []
+    if len(cut) < len(ordered):
+        lines.append(f"{len(ordered) - len(cut)} more with later deadlines; --limit 0 or --json shows them.")
+    said = ", ".join(f"{count} {state}" for state, count in states.items()) or "no requests"
+    when = f"the window of {show_time(first)} is due" if open_now else f"next window {show_time(first)}"
+    lines.append(f"Queue: {said}; {when}, at least {policy.minimum_batch} requests in a batch.")
+    lines += [_window_line(window) for window in windows]
+    lines += [risk_line(risk) for risk in risks[: limit or None]]
+    if limit and len(risks) > limit:
+        lines.append(f"{len(risks) - limit} more deadlines are in danger.")
+    if reading.held:
+        lines.append(f"CLOCK HELD: {reading.held}. No window begins; see secure-fu unlearn --confirm-clock.")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _one(queue: RequestQueue, wanted: str, *, json_: bool) -> None:
+    found = [entry for entry in queue.entries() if entry.request_id.hex().startswith(wanted.lower())]
+    if len(wanted) < 4 or len(found) != 1:
+        expected = f"4 digits or more of the id of one request; {len(found)} begin so"
+        raise ArgumentError("--request", wanted, expected)
+    entry = found[0]
+    history = queue.history(entry.request_id)
+    if json_:
+        changes: list[dict[str, Any]] = [
+            {"state": change.state.value, "at": show_time(change.at), "why": change.why or None} for change in history
+        ]
+        print_json({"schema": _SCHEMA, **entry_fields(entry), "history": changes})
+        return
+    console = Console()
+    console.print(_table([entry]))
+    for change in history:
+        why = f"  {change.why}" if change.why else ""
+        line = f"{show_time(change.at)}  {change.state.value}{why}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(entries: Sequence[Entry]) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name in ("request", "from", "scope", "client"):
+        table.add_column(name, no_wrap=name == "request", overflow="fold")
+    table.add_column("units", justify="right", no_wrap=True)
+    for name in ("deadline", "state", "flag"):
+        table.add_column(name, no_wrap=True)
+    for entry in entries:
+        table.add_row(
+            entry.request_id.hex()[:8],
+            Text(entry.signer),
+            entry.scope.value,
+            Text(entry.client or "every"),
+            str(entry.units),
+            show_time(entry.deadline)[:16],
+            entry.state.value,
+            entry.flag,
+        )
+    return table
+
+
+def _window_line(window: Window) -> str:
+    note = f": {window.note}" if window.note else ""
+    return (
+        f"Window {window.window_id.hex()[:8]}, due {show_time(window.opened)}, {window.requests} requests: "
+        f"{window.state.value} since {show_time(window.at)}{note}"
+    )

@@ -1,0 +1,133 @@
+"""Which window is due, what goes into it, and which deadlines it will not meet: pure functions of policy and time.
+
+Windows are due at times that the policy fixes, whoever asks for what. What goes into one is what the queue had at that
+time, nearest deadlines first; what comes later waits, so that nobody reads the time of a request off the time of a
+deletion.
+
+Guarantee
+    No window has fewer requests than the policy's minimum, except those with none, which run for cover.
+Not guaranteed
+    That a batch of the minimum size hides a request among others' requests: somebody who hands in all the others knows
+    which one is left. Hidden units help against that, for nobody but the client concerned counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from secure_fu.deletion.deletion_policy import DeletionPolicy
+from secure_fu.deletion.queue_entries import Entry
+
+__all__ = ["Risk", "WindowPlan", "forecast", "last_due", "next_due", "plan_window"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """What to do at a due time.
+
+    Attributes:
+        opened: the due time.
+        requests: ids of the requests to execute; empty with no `skipped`: a round for cover.
+        skipped: why nothing is executed; "" if something is.
+    """
+
+    opened: int
+    requests: tuple[bytes, ...]
+    skipped: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """A deadline that will not be met, or may not be.
+
+    Attributes:
+        request_id: of the request.
+        deadline: in seconds since 1970 (UTC).
+        overdue: whether it has passed already, or no window can meet it any more.
+        why: in plain words.
+    """
+
+    request_id: bytes
+    deadline: int
+    overdue: bool
+    why: str
+
+
+def last_due(policy: DeletionPolicy, now: int) -> int | None:
+    """The latest due time up to now; None before the first."""
+    if now < policy.window_start:
+        return None
+    return now - (now - policy.window_start) % policy.window_seconds
+
+
+def next_due(policy: DeletionPolicy, now: int) -> int:
+    """The first due time after now."""
+    last = last_due(policy, now)
+    return policy.window_start if last is None else last + policy.window_seconds
+
+
+def plan_window(policy: DeletionPolicy, waiting: Iterable[Entry], opened: int) -> WindowPlan:
+    """What to execute at a due time.
+
+    Args:
+        policy: minimum, maximum, cover.
+        waiting: all accepted requests.
+        opened: the due time; what was received after it is left for the next.
+    """
+    in_time = sorted((entry for entry in waiting if entry.received <= opened), key=_urgency)
+    chosen = tuple(entry.request_id for entry in in_time[: policy.maximum_batch])
+    if len(chosen) >= policy.minimum_batch:
+        return WindowPlan(opened=opened, requests=chosen, skipped="")
+    if policy.cover:
+        return WindowPlan(opened=opened, requests=(), skipped="")
+    few = f"{len(chosen)} request{' waits' if len(chosen) == 1 else 's wait'}, fewer than {policy.minimum_batch}"
+    return WindowPlan(opened=opened, requests=(), skipped=few)
+
+
+def forecast(policy: DeletionPolicy, waiting: Iterable[Entry], *, now: int, first: int) -> tuple[Risk, ...]:
+    """Deadlines that are in danger, the nearest first.
+
+    Args:
+        policy: as for :func:`plan_window`.
+        waiting: all accepted requests.
+        now: seconds since 1970 (UTC).
+        first: due time of the next window that will be begun.
+    """
+    line = sorted(waiting, key=_urgency)
+    # What came after a due time waits for the next, also where that window has not run yet.
+    going = set(plan_window(policy, line, first).requests) if first <= now else set()
+    later = [entry for entry in line if entry.request_id not in going]
+    following = first if first > now else first + policy.window_seconds
+    risks = [_risk(policy, entry, now=now, first=first) for entry in line if entry.request_id in going]
+    for place, entry in enumerate(later):
+        turn = place // policy.maximum_batch
+        together = min(policy.maximum_batch, len(later) - turn * policy.maximum_batch)
+        risks.append(_risk(policy, entry, now=now, first=following, place=place, together=together))
+    return tuple(
+        sorted((risk for risk in risks if risk is not None), key=lambda risk: (risk.deadline, risk.request_id))
+    )
+
+
+def _risk(
+    policy: DeletionPolicy, entry: Entry, *, now: int, first: int, place: int = 0, together: int | None = None
+) -> Risk | None:
+    """What endangers one deadline, for a request at a place in the line for the windows from `first` on."""
+    due = first + place // policy.maximum_batch * policy.window_seconds
+    last = last_due(policy, entry.deadline - policy.execution_seconds)
+    overdue = entry.deadline <= now or last is None or last < first
+    if entry.deadline <= now:
+        why = "the deadline has passed"
+    elif last is None or last < first:
+        why = f"the next window is due at {first} and takes {policy.execution_seconds} s: too late"
+    elif due > last:
+        why = f"{place} requests with nearer deadlines go first, {policy.maximum_batch} in a window"
+    elif together is not None and together < policy.minimum_batch:
+        why = f"{policy.minimum_batch - together} more requests are needed for a batch by {last}"
+    else:
+        return None
+    return Risk(request_id=entry.request_id, deadline=entry.deadline, overdue=overdue, why=why)
+
+
+def _urgency(entry: Entry) -> tuple[int, int, bytes]:
+    return entry.deadline, entry.received, entry.request_id

@@ -1,0 +1,167 @@
+"""The deletion service of a server whose parties are on other machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from secure_fu.crypto import Roster
+from secure_fu.deletion import (
+    BatchRefused,
+    DeletionService,
+    Execution,
+    RequestQueue,
+    SignedBatch,
+    read_deletion_policy,
+    unix_time,
+)
+from secure_fu.deletion.certificate_store import CertificateStore
+from secure_fu.deployment.exchange import Exchange
+from secure_fu.deployment.federation_server import FederationServer
+from secure_fu.deployment.founded import server_identity
+from secure_fu.deployment.founding_bundle import DELETION
+from secure_fu.deployment.remote_sums import Patience
+from secure_fu.deployment.setup import ROSTER
+from secure_fu.errors import AlreadyForgotten, ConfigError
+from secure_fu.protocol import read_policy
+
+__all__ = ["CERTIFICATES", "NODES", "QUEUE", "ServerExecutor", "deletion_service", "read_node_sockets"]
+
+QUEUE: Final = Path("deletion") / "queue.sqlite"
+CERTIFICATES: Final = Path("deletion") / "certificates"
+NODES: Final = "nodes.toml"
+_POLICY: Final = "policy.toml"
+_MAX_BYTES: Final = 1 << 20
+
+
+class ServerExecutor:
+    """Executes batches with a :class:`FederationServer`, which is opened when there is something to execute.
+
+    See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
+
+    Args:
+        open_server: opens it; it is closed by :meth:`close`.
+    """
+
+    def __init__(self, open_server: Callable[[], FederationServer]) -> None:
+        self._open = open_server
+        self._server: FederationServer | None = None
+
+    def execute(self, batch: SignedBatch) -> Execution:
+        """See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
+
+        Raises:
+            BatchRefused: all that the batch names has been forgotten before, or it names clients that there are not.
+            SecureFUError: as :meth:`FederationServer.delete`.
+        """
+        if self._server is None:
+            self._server = self._open()
+        done = self._server.execution(batch.window_id)
+        if done is not None:
+            if done.missing:
+                self._server.survey()  # clients that are back are told
+                done = self._server.execution(batch.window_id) or done
+            return done
+        clients = self._server.roster.clients
+        lost = tuple(one.request_id for one in batch.requests if not {box.client for box in one.boxes} <= clients)
+        if lost:
+            raise BatchRefused(lost, "it was sealed to clients that are no longer in the roster")
+        try:
+            return self._server.execute(batch)
+        except AlreadyForgotten:
+            ids = tuple(one.request_id for one in batch.requests)
+            raise BatchRefused(ids, "all that it covers has been forgotten before") from None
+
+    def close(self) -> None:
+        """Close the server, if it was opened."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+@contextlib.contextmanager
+def deletion_service(
+    directory: Path,
+    queue: RequestQueue,
+    exchange: Exchange,
+    *,
+    clock: Callable[[], int] = unix_time,
+    patience: Patience | None = None,
+) -> Iterator[DeletionService]:
+    """The deletion service of a server's directory; certificates go to its folder of certificates.
+
+    Args:
+        directory: of the server, as it was founded.
+        queue: of its requests.
+        exchange: with the nodes.
+        clock: seconds since 1970 (UTC).
+        patience: how long to wait for others.
+
+    Raises:
+        RecordError: a file is missing or damaged, or another service has the queue.
+        CryptoError: the server's keys cannot be used.
+    """
+    roster = Roster.decode((directory / ROSTER).read_bytes())
+    policy = read_policy(directory / _POLICY)
+    identity = server_identity(directory, policy, roster)
+    executor = ServerExecutor(lambda: FederationServer.open(directory, exchange, patience=patience))
+    made: list[CertificateStore] = []
+
+    def store() -> CertificateStore:
+        if not made:
+            made.append(
+                CertificateStore(
+                    directory / CERTIFICATES,
+                    identity=identity,
+                    roster=roster,
+                    policy_digest=policy.digest,
+                    clock=clock,
+                )
+            )
+        return made[0]
+
+    with (
+        contextlib.closing(executor),
+        DeletionService(
+            queue,
+            executor,
+            read_deletion_policy(directory / DELETION),
+            roster=roster,
+            clock=clock,
+            certify=lambda batch, execution: store().certify(batch, execution),
+        ) as service,
+    ):
+        yield service
+
+
+def read_node_sockets(directory: Path) -> tuple[Path, ...]:
+    """The sockets that a server's `nodes.toml` lists: `sockets = ["PATH", ...]`, seen from the directory.
+
+    Raises:
+        ConfigError: it is missing, no TOML, or lists none; names the key.
+    """
+    path = directory / NODES
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError("nodes.toml", f"more than {_MAX_BYTES} bytes", "a list of sockets")
+        values = tomllib.loads(content.decode())
+    except OSError as error:
+        raise ConfigError("nodes.toml", str(path), f"a file that can be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
+        raise ConfigError("nodes.toml", str(path), f"valid TOML ({error})") from None
+    unknown = sorted(values.keys() - {"sockets"})
+    if unknown:
+        raise ConfigError(f"nodes.toml: {unknown[0]}", values[unknown[0]], "no key but sockets")
+    sockets = values.get("sockets")
+    if not isinstance(sockets, list) or not sockets or not all(isinstance(one, str) and one for one in sockets):
+        raise ConfigError("nodes.toml: sockets", sockets, "a list of paths of sockets, at least one")
+    paths = tuple(Path(os.path.normpath(directory / one)) for one in sockets)
+    if len(set(paths)) != len(paths):
+        raise ConfigError("nodes.toml: sockets", sockets, "each socket once")
+    return paths

@@ -1,0 +1,202 @@
+"""Founding: from terms and a roster to the server's directory, and to the public files that nodes pin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+
+from secure_fu.crypto import Role, Roster, scheme
+from secure_fu.crypto.identity_file import read_identities
+from secure_fu.deletion.deletion_policy import write_deletion_policy
+from secure_fu.deployment.setup import KEYS, ROSTER, own_parties
+from secure_fu.deployment.terms import Terms, model_of
+from secure_fu.errors import ArgumentError, RecordError
+from secure_fu.federation.founding import FOUNDING, Founding, write_founding
+from secure_fu.learning import FlatModel
+from secure_fu.planning import Plan
+from secure_fu.privacy import PrivacyLedger
+from secure_fu.protocol import Policy, ReleasedModel, kahe_parameter_sets, write_policy
+from secure_fu.protocol.files import write_whole
+from secure_fu.training import TRAIN
+
+__all__ = [
+    "BUNDLE_FILES",
+    "DELETION",
+    "NODE",
+    "POLICY",
+    "bundle_digest",
+    "check_server_keys",
+    "facts_of",
+    "found",
+    "node_file",
+    "policy_for",
+    "write_bundle",
+]
+
+POLICY: Final = "policy.toml"
+DELETION: Final = "deletion.toml"
+NODE: Final = "node.toml"
+BUNDLE_FILES: Final = (ROSTER, POLICY, FOUNDING, DELETION)
+"""What nodes pin, in the order in which their digest takes them."""
+
+
+def policy_for(terms: Terms, roster: Roster, plan: Plan) -> Policy:
+    """What every party pins."""
+    members = roster.names(Role.MEMBER) if terms.scheme == "kahe" else roster.names(Role.KEY_HOLDER)
+    sets = kahe_parameter_sets() if terms.scheme == "kahe" else frozenset({scheme(terms.scheme).parameter_set})
+    return Policy(
+        server=roster.names(Role.SERVER)[0],
+        committee=members,
+        terms=terms.terms_for(roster),
+        roster_digest=roster.digest,
+        unit=plan.recipe.unit,
+        budget=plan.budget,
+        clip_norm=plan.recipe.clip_norm,
+        saturation=plan.recipe.saturation,
+        noise_multiplier=plan.least_noise_multiplier,
+        sampling_rate=plan.largest_sampling_rate,
+        minimum_cohort=plan.minimum_cohort,
+        colluders=plan.colluders,
+        purposes=frozenset({TRAIN, *(method.purpose for method in terms.methods)}),
+        parameter_sets=sets,
+        grids=frozenset({plan.grid.value}),
+    )
+
+
+def facts_of(terms: Terms) -> dict[str, str]:
+    """What is fixed before the first round beside plan and policy, and public."""
+    start = ReleasedModel.public(FlatModel(model_of(terms.model)).vector())
+    return {
+        "start": start.digest.hex(),
+        "model": json.dumps(dict(terms.model), sort_keys=True),
+        "joins": "{}",
+        "methods": "; ".join(sorted(repr(method) for method in terms.methods)),
+        "epoch": "1",
+        "before": "{}",
+    }
+
+
+def found(terms: Terms, roster: Roster, out: Path, *, keys: Path | None = None) -> Founding:
+    """Make a server's directory: its keys, roster, policies and what it was founded with, and an empty ledger.
+
+    Args:
+        out: may have the server's `keys.bin` already, and nothing of a federation.
+        keys: the server's `keys.bin` where it lies elsewhere; it is copied.
+
+    Raises:
+        ConfigError: the terms do not fit the roster.
+        ArgumentError: there is a federation already.
+        CryptoError, RosterError: the keys are missing, or are not those of the roster's server, or others beside them.
+        RecordError, LedgerError: a file cannot be written.
+    """
+    plan = terms.plan_for(roster)
+    policy = policy_for(terms, roster, plan)
+    if (out / FOUNDING).exists():
+        raise ArgumentError("--out", str(out), f"a folder without {FOUNDING}; a federation is founded once")
+    check_server_keys(out / KEYS if keys is None else keys, roster)
+    founding = Founding(
+        clients=tuple(sorted(roster.clients)),
+        scheme_name=terms.scheme,
+        plan=plan,
+        roster_digest=roster.digest,
+        run_key=os.urandom(32),
+        facts=facts_of(terms),
+    )
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if keys is not None and keys.resolve() != (out / KEYS).resolve():
+            if (out / KEYS).exists():
+                raise ArgumentError("--keys", str(keys), f"no other file than {out / KEYS}, which exists")
+            write_whole(out / KEYS, keys.read_bytes())
+        write_whole(out / ROSTER, roster.encode())
+        write_policy(policy, out / POLICY)
+        write_deletion_policy(terms.deletion, out / DELETION)
+    except OSError as error:
+        raise RecordError(f"{out} cannot be written: {error.strerror}") from error
+    # A ledger that an interrupted founding has left is empty, and of the same budget or refused when it is opened.
+    if not (out / "ledger.sqlite").exists():
+        PrivacyLedger.create(out / "ledger.sqlite", budget=plan.budget).close()
+    write_founding(out / FOUNDING, founding)  # last: it says that the others are there
+    return founding
+
+
+def check_server_keys(path: Path, roster: Roster) -> None:
+    """Refuse keys that are not the server's alone: keys of others must never be on its machine.
+
+    Raises:
+        CryptoError: they cannot be read.
+        ArgumentError: there are others than the server's.
+        RosterError: the roster has other keys for the server.
+    """
+    identities = read_identities(path)
+    if sorted(identities) != list(roster.names(Role.SERVER)):
+        raise ArgumentError(
+            "--keys", sorted(identities), f"the keys of {roster.names(Role.SERVER)[0]!r} alone, the roster's server"
+        )
+    own_parties(roster, identities)
+
+
+def write_bundle(server: Path, out: Path) -> bytes:
+    """Copy what nodes need out of a server's directory; nothing in it is secret.
+
+    Returns:
+        the digest of the bundle, which everybody compares before pinning it.
+
+    Raises:
+        ArgumentError: the folder exists and has other things in it.
+        RecordError: a file is missing or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {*BUNDLE_FILES, NODE}):
+        raise ArgumentError("--bundle", str(out), "a new folder, or one of an earlier bundle")
+    try:
+        founding = json.loads((server / FOUNDING).read_bytes())["founding"]
+        out.mkdir(parents=True, exist_ok=True)
+        for name in BUNDLE_FILES:
+            write_whole(out / name, (server / name).read_bytes())
+            (out / name).chmod(0o644)
+        template = node_file(("NAME",), json.loads(founding["facts"]["model"]), has_data=True)
+        write_whole(out / NODE, template.encode())
+        (out / NODE).chmod(0o644)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"no bundle can be made from {server}: {error}") from error
+    return bundle_digest(out)
+
+
+def bundle_digest(folder: Path) -> bytes:
+    """SHA-256 over the names and hashes of the files that nodes pin, 32 bytes.
+
+    Raises:
+        RecordError: one is missing.
+    """
+    try:
+        parts = [name.encode() + b"\0" + hashlib.sha256((folder / name).read_bytes()).digest() for name in BUNDLE_FILES]
+    except OSError as error:
+        raise RecordError(f"{folder} is no bundle of a federation: {error}") from error
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def node_file(
+    names: tuple[str, ...], model: Mapping[str, Any], *, has_data: bool, clients: tuple[str, ...] = ()
+) -> str:
+    """A node's `node.toml`: the parties that it hosts, where a client's records are, and the federation's model.
+
+    Args:
+        has_data: whether a client lives here.
+        clients: their names, where there are several, each with a file of its own.
+    """
+    tables: dict[str, Any] = {"parties": {"names": list(names)}}
+    if len(clients) > 1:
+        tables["data"] = {client: {"file": f"{client}.npz"} for client in clients}
+    elif has_data:
+        tables["data"] = {"file": "records.npz"}
+    return (
+        "# Which parties of the roster this machine hosts; where its clients' records are (.npz with features, labels\n"
+        "# and, for the group unit, groups; or .csv); and the model, which has to be the federation's.\n"
+        f"{tomli_w.dumps({**tables, 'model': dict(model)})}"
+    )

@@ -1,0 +1,196 @@
+"""What an order covers at a client: its requests checked and opened, and found among the client's own records."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secure_fu.crypto import Identity
+from secure_fu.crypto.wire import encode
+from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.signed_request import (
+    RequestFromTheFuture,
+    SignedRequest,
+    check_signature,
+    decode_request,
+    open_request,
+)
+from secure_fu.deployment.messages import Order, method_of
+from secure_fu.deployment.node_directory import NodeDirectory
+from secure_fu.deployment.node_state import PrivateRequest
+from secure_fu.errors import ArgumentError, PolicyRefusal, SecureFUError
+from secure_fu.federation.marks import count_units
+from secure_fu.learning import Records
+from secure_fu.privacy import Unit
+from secure_fu.training import check_whole_units
+
+__all__ = ["Marked", "OrderDigests", "check_order", "mark_order", "marks_of", "request_digests"]
+
+_LOGGER = logging.getLogger("secure_fu")
+
+
+@dataclass(frozen=True)
+class OrderDigests:
+    """SHA-256 of an order, and of what may not change under one window: requests and hidden units."""
+
+    requests: bytes
+    order: bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Marked:
+    """What an order covers at a client.
+
+    Attributes:
+        marks: positions of records, as they were brought, ascending.
+        private: ids of the private requests among what is covered.
+        undone: ids of requests of the order that cannot be done here.
+    """
+
+    marks: NDArray[np.int64]
+    private: tuple[bytes, ...]
+    undone: tuple[bytes, ...]
+
+
+def request_digests(order: Order) -> OrderDigests:
+    """See :class:`OrderDigests`."""
+    fixed = replace(order, method="", settings="", continues_after=0)
+    return OrderDigests(requests=hashlib.sha256(encode(fixed)).digest(), order=hashlib.sha256(encode(order)).digest())
+
+
+def check_order(order: Order, files: NodeDirectory, now: int) -> tuple[SignedRequest, ...]:
+    """The requests of an order, each one signed by who may ask for it; from what is public alone.
+
+    A deadline that has passed is no reason to refuse: what was asked for in time is better forgotten late than never,
+    and the certificate tells.
+
+    Args:
+        now: seconds since 1970 (UTC).
+
+    Raises:
+        RequestRefused: a request is forged, from the future, or not the signer's to make.
+        ConfigError, PolicyRefusal: a method that the policy does not allow; fewer requests than the pinned smallest
+            batch; the same request twice.
+    """
+    method = method_of(order)
+    if method.purpose not in files.policy.purposes:
+        raise PolicyRefusal(
+            f"the order's method is {order.method!r}; the policy allows {sorted(files.policy.purposes)}"
+        )
+    requests = tuple(decode_request(content) for content in order.requests)
+    if len({request.request_id for request in requests}) != len(requests):
+        raise PolicyRefusal("the order has the same request twice")
+    pinned = files.deletion_policy
+    for request in requests:
+        check_signature(request, roster=files.roster, policy=pinned)
+        if request.submitted > now + pinned.clock_tolerance_seconds:
+            raise RequestFromTheFuture(f"the request was submitted at {request.submitted}, and it is only {now}")
+    least = pinned.minimum_batch
+    if len(requests) < least and not (pinned.cover and not requests):
+        # Hidden units do not count: for all that anybody knows there are none.
+        raise PolicyRefusal(
+            f"the order has {len(requests)} requests; the pinned deletion policy serves {least} or more together"
+        )
+    if not requests and not order.hidden_units:
+        raise PolicyRefusal("the order has neither requests nor hidden units")
+    return requests
+
+
+def mark_order(
+    requests: Sequence[SignedRequest],
+    identity: Identity,
+    *,
+    private: Iterable[PrivateRequest],
+    hidden_units: int,
+    brought: Records,
+    gone: NDArray[np.bool_],
+    unit: Unit,
+) -> Marked:
+    """Find what an order covers here. Raises nothing that depends on data; see :class:`Marked`.
+
+    Args:
+        requests: checked.
+        private: of this client, in the order in which they came.
+        hidden_units: how many units private requests may add.
+        brought: all records, as they were brought; only labels and groups are looked at.
+        gone: which of them have been forgotten, shape (n,).
+        unit: the privacy unit.
+    """
+    found: dict[bytes, NDArray[np.bool_]] = {}
+    undone: list[bytes] = []
+    for request in requests:
+        if not request.concerns(identity.name):
+            continue
+        try:
+            mask = _covered(open_request(request, identity), identity.name, brought, gone)
+            units = _units(brought, mask, unit)
+            if units > request.units:
+                raise ArgumentError("units", request.units, f"at least {units}")
+        except SecureFUError as error:
+            # The text could quote the request.
+            _undone(identity.name, request.request_id, type(error).__name__)
+            undone.append(request.request_id)
+        else:
+            found[request.request_id] = mask
+    marks = _union(found.values(), len(brought))
+    if not _is_whole(brought, marks, gone, unit):
+        for request_id, mask in tuple(found.items()):
+            if not _is_whole(brought, mask, gone, unit):
+                _undone(identity.name, request_id, "it covers a part of a unit")
+                undone.append(request_id)
+                del found[request_id]
+        marks = _union(found.values(), len(brought))
+    joined: list[bytes] = []
+    left = hidden_units
+    for one in private:
+        try:
+            mask = _covered(one.request, identity.name, brought, gone) & ~marks
+        except SecureFUError as error:
+            _LOGGER.warning("client %s: a private request cannot be done (%s)", identity.name, type(error).__name__)
+            continue
+        units = _units(brought, mask, unit)
+        if units > left or not _is_whole(brought, marks | mask, gone, unit):
+            _LOGGER.warning("client %s: a private request waits: it does not fit in this window", identity.name)
+            continue
+        marks, left = marks | mask, left - units
+        joined.append(one.request_id)
+    return Marked(marks=np.flatnonzero(marks), private=tuple(joined), undone=tuple(undone))
+
+
+def marks_of(places: Iterable[int], length: int) -> NDArray[np.bool_]:
+    """Positions as a mark, shape (length,)."""
+    marks = np.zeros(length, dtype=np.bool_)
+    marks[list(places)] = True
+    return marks
+
+
+def _covered(request: DeletionRequest, client: str, brought: Records, gone: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return request.identify(client, brought) & ~gone
+
+
+def _units(brought: Records, mask: NDArray[np.bool_], unit: Unit) -> int:
+    return count_units(brought, mask, unit) if mask.any() else 0
+
+
+def _union(masks: Iterable[NDArray[np.bool_]], length: int) -> NDArray[np.bool_]:
+    marks = np.zeros(length, dtype=np.bool_)
+    for mask in masks:
+        marks |= mask
+    return marks
+
+
+def _is_whole(brought: Records, mask: NDArray[np.bool_], gone: NDArray[np.bool_], unit: Unit) -> bool:
+    try:
+        check_whole_units(brought.subset(~gone), mask[~gone], unit)
+    except ArgumentError:
+        return False
+    return True
+
+
+def _undone(client: str, request_id: bytes, why: str) -> None:
+    _LOGGER.error("client %s leaves request %s undone (%s); tell who asked", client, request_id.hex(), why)

@@ -1,0 +1,198 @@
+"""A node's Unix socket: one request and one reply a connection, each with its length before it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+from secure_fu.errors import ArgumentError, ProtocolError
+
+__all__ = ["MAX_MESSAGE_BYTES", "SOCKET", "Handler", "ask", "serve", "socket_path"]
+
+SOCKET: Final = "node.sock"
+MAX_MESSAGE_BYTES: Final = 1 << 31
+_LENGTH_BYTES: Final = 4
+_BLOCK: Final = 1 << 20
+_TICK: Final = 0.2
+_LONGEST_PATH: Final = 100  # of 108 that Linux takes, 104 elsewhere
+_LOGGER = logging.getLogger("secure_fu")
+
+
+class Handler(Protocol):
+    """A node, as its socket sees it."""
+
+    def handle(self, request: bytes) -> bytes:
+        """Answer a request; raises nothing."""
+        ...
+
+
+def socket_path(directory: Path) -> Path:
+    """Where the node of a directory listens unless it is told otherwise."""
+    return directory / SOCKET
+
+
+def serve(
+    node: Handler,
+    path: Path,
+    *,
+    stop: threading.Event,
+    group: int | None = None,
+    patience: float = 60.0,
+    most_bytes: int = MAX_MESSAGE_BYTES,
+) -> None:
+    """Answer requests, one at a time, until `stop` is set.
+
+    Formal guarantees:
+        Only processes of the same user, or of `group` if one is given, and the superuser reach the socket: it has mode
+        600 from its first moment, and 660 once it is the group's. A peer that sends something else than one message of
+        at most `most_bytes` gets no answer, and nothing is allocated before its bytes come. A peer that stalls holds up
+        the others for `patience` at most.
+    Assumes:
+        The caller has the node's records open, which one process at a time has: a socket that is found here is stale.
+
+    Args:
+        node: used in this thread alone.
+        path: of the socket; what a killed node has left there is removed, and anything but a socket is not.
+        group: id of a group that may ask too. A relay whose code comes from elsewhere, as a Flower app's does, should
+            be another user's than the keys are, and in this group.
+        stop: looked at every fifth of a second, and between requests.
+        patience: seconds for a peer to send all of its request, or to take all of the reply.
+        most_bytes: longest request.
+
+    Raises:
+        ArgumentError: the path is too long for a socket, something else than a socket is there, or it cannot be made,
+            or given to the group.
+    """
+    with contextlib.closing(_listening(path, group)) as listening:
+        made = path.stat().st_ino
+        try:
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    peer, _ = listening.accept()
+                    with peer:
+                        _answer(node, peer, patience, most_bytes)
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == made:  # another node may have taken the place since
+                    path.unlink()
+
+
+def ask(path: Path, request: bytes, timeout: float, *, most_bytes: int = MAX_MESSAGE_BYTES) -> bytes:
+    """Send one request to the node that listens at a path, and wait for its reply.
+
+    Args:
+        timeout: seconds for all of it.
+
+    Raises:
+        ProtocolError: nobody listens, or no whole reply came in time; the node may have taken the request in.
+    """
+    ends = time.monotonic() + timeout
+    try:
+        with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as peer:
+            _limit(peer, ends)
+            peer.connect(str(path))
+            _send(peer, request, ends)
+            reply = _receive(peer, ends, most_bytes)
+    except OSError as error:
+        raise ProtocolError(f"no node answers at {path}: {error.strerror or type(error).__name__}") from error
+    if reply is None:
+        raise ProtocolError(f"the node at {path} closed the connection without a reply; its own log may say why")
+    return reply
+
+
+def _listening(path: Path, group: int | None) -> socket.socket:
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ArgumentError("--socket", str(path), f"a path of at most {_LONGEST_PATH} bytes")
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ArgumentError("--socket", str(path), "a path where nothing but a stale socket is")
+            path.unlink()
+        with _private_files():
+            made.bind(str(path))
+        path.chmod(0o600)
+        if group is not None:
+            os.chown(path, -1, group)
+            path.chmod(0o660)
+        made.listen(64)
+        made.settimeout(_TICK)
+    except OSError as error:
+        made.close()
+        raise ArgumentError("--socket", str(path), f"a path where a socket can be made ({error.strerror})") from None
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _answer(node: Handler, peer: socket.socket, patience: float, most_bytes: int) -> None:
+    try:
+        request = _receive(peer, time.monotonic() + patience, most_bytes)
+        if request is not None:
+            reply = node.handle(request)
+            del request
+            _send(peer, reply, time.monotonic() + patience)
+    except (OSError, ProtocolError) as error:
+        _LOGGER.warning("a connection ended early: %s", str(error) or type(error).__name__)
+
+
+def _limit(peer: socket.socket, ends: float) -> None:
+    left = ends - time.monotonic()
+    if left <= 0.0:
+        raise TimeoutError("the time is over")
+    peer.settimeout(left)
+
+
+def _send(peer: socket.socket, message: bytes, ends: float) -> None:
+    if len(message) >= 1 << (8 * _LENGTH_BYTES):
+        raise ProtocolError(f"a message has {len(message)} bytes; expected fewer than 2^32")
+    _limit(peer, ends)
+    peer.sendall(len(message).to_bytes(_LENGTH_BYTES, "big"))
+    view = memoryview(message)
+    for start in range(0, len(view), _BLOCK):
+        _limit(peer, ends)
+        peer.sendall(view[start : start + _BLOCK])
+
+
+def _receive(peer: socket.socket, ends: float, most_bytes: int) -> bytes | None:
+    """One message; None where the peer closed without a byte."""
+    head = _read(peer, _LENGTH_BYTES, ends)
+    if not head:
+        return None
+    length = int.from_bytes(head, "big")
+    if len(head) < _LENGTH_BYTES or length > most_bytes:
+        raise ProtocolError(f"a message claims {length} bytes; expected at most {most_bytes}")
+    message = _read(peer, length, ends)
+    if len(message) < length:
+        raise ProtocolError(f"a message ends after {len(message)} of {length} bytes")
+    return message
+
+
+def _read(peer: socket.socket, length: int, ends: float) -> bytes:
+    parts: list[bytes] = []
+    while length > 0:
+        _limit(peer, ends)
+        part = peer.recv(min(length, _BLOCK))
+        if not part:
+            break
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)

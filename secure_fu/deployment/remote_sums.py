@@ -1,0 +1,328 @@
+"""Secure sums by a server here, and clients and whoever opens on other machines."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from secure_fu.crypto.wire import decode
+from secure_fu.deployment.hosts import Hosts, PartiesAway
+from secure_fu.deployment.messages import Kind, Outcome, PartyAnswer
+from secure_fu.errors import (
+    ArgumentError,
+    CohortTooSmall,
+    CryptoError,
+    OpeningError,
+    ProtocolError,
+    RecordError,
+    RoundAborted,
+)
+from secure_fu.protocol import CommitteeServer, Header, KeyHolderServer, ReleasedSum, RoundTraffic, SumRequest
+from secure_fu.protocol.messages import Announcement
+from secure_fu.protocol.server import RoundServer
+
+__all__ = ["Patience", "RemoteCommittee", "RemoteKeyHolder", "RemoteOpening", "RemoteSums"]
+
+_LOGGER = logging.getLogger("secure_fu")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a server waits for others, in seconds. Changes speed and who is left out, and no guarantee.
+
+    Attributes:
+        hello: for a greeting.
+        begin: for the clients to take in what a run is for.
+        invite: for all uploads of a round: the time that the slowest client may take to compute and encrypt.
+        opening: for each exchange with those who open.
+        settle: for the clients to destroy what a deletion covers.
+        attempts: how often a round is asked for anew when too few clients answered or can be reached, and how often
+            those who open are asked for what they answer in the same words again.
+        pause: between these attempts.
+
+    Raises:
+        ArgumentError: a value is not above 0 (`pause`: below 0).
+    """
+
+    hello: float = 20.0
+    begin: float = 120.0
+    invite: float = 600.0
+    opening: float = 120.0
+    settle: float = 120.0
+    attempts: int = 3
+    pause: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("hello", "begin", "invite", "opening", "settle", "attempts"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(name, getattr(self, name), "above 0")
+        if not self.pause >= 0.0:
+            raise ArgumentError("pause", self.pause, "at least 0")
+
+
+class RemoteOpening(Protocol):
+    """A server with those who open its sums, on other machines."""
+
+    @property
+    def server(self) -> RoundServer:
+        """The server."""
+        ...
+
+    def invite(self, announcement: bytes) -> bytes:
+        """From an announcement to the invitation.
+
+        Raises:
+            RoundAborted: who opens did not answer.
+        """
+        ...
+
+    def open(self) -> ReleasedSum:
+        """From the last upload to the release.
+
+        Raises:
+            CohortTooSmall, RoundAborted, OpeningError: nothing is released.
+        """
+        ...
+
+
+class RemoteCommittee:
+    """A committee opens. Its members write vote and answer down before they vote, so that both can be asked for again.
+
+    Args:
+        server: of the round.
+        hosts: where the members are.
+        patience: how long to wait.
+    """
+
+    def __init__(self, server: CommitteeServer, hosts: Hosts, patience: Patience) -> None:
+        self._server = server
+        self._hosts = hosts
+        self._patience = patience
+
+    @property
+    def server(self) -> CommitteeServer:
+        """The server."""
+        return self._server
+
+    def invite(self, announcement: bytes) -> bytes:
+        """See :class:`RemoteOpening`."""
+        return self._server.invite()
+
+    def open(self) -> ReleasedSum:
+        """See :class:`RemoteOpening`."""
+        server, policy = self._server, self._hosts.policy
+        server.close()
+        voted = self._gather(
+            Kind.BALLOT, policy.committee, server.ballot, least=policy.terms.quorum, receive=server.receive_vote
+        )
+        quorum = server.quorum()
+        self._gather(Kind.QUORUM, voted, quorum, least=policy.terms.threshold, receive=server.receive_answer)
+        return server.release()
+
+    def _gather(
+        self,
+        kind: Kind,
+        members: Collection[str],
+        body: bytes | Callable[[str], bytes],
+        *,
+        least: int,
+        receive: Callable[[bytes], None],
+    ) -> list[str]:
+        """Ask members, and again those that were silent, until at least so many have answered; who has."""
+        got: list[str] = []
+        heard: set[str] = set()
+        for attempt in range(self._patience.attempts):
+            if attempt:
+                time.sleep(self._patience.pause)
+                self._hosts.survey()
+            waiting = [name for name in members if name not in heard]
+            for answer in self._hosts.ask(kind, waiting, body, timeout=self._patience.opening):
+                heard.add(answer.party)
+                if _taken(answer, kind, receive):
+                    got.append(answer.party)
+            if len(got) >= least or heard.issuperset(members):
+                break
+        return got
+
+
+class RemoteKeyHolder:
+    """One key-holder opens.
+
+    Edge cases:
+        A key-holder that was started anew between key and opening has lost the round's key: the round stays charged.
+
+    Args:
+        server: of the round.
+        hosts: where the key-holder is.
+        patience: how long to wait.
+    """
+
+    def __init__(self, server: KeyHolderServer, hosts: Hosts, patience: Patience) -> None:
+        self._server = server
+        self._hosts = hosts
+        self._patience = patience
+
+    @property
+    def server(self) -> KeyHolderServer:
+        """The server."""
+        return self._server
+
+    def invite(self, announcement: bytes) -> bytes:
+        """See :class:`RemoteOpening`."""
+        invitation = self._ask(Kind.ISSUE_KEY, announcement, self._server.invite, attempts=1)
+        if invitation is None:
+            raise PartiesAway("the key-holder issued no key for the round")
+        return invitation
+
+    def open(self) -> ReleasedSum:
+        """See :class:`RemoteOpening`."""
+        request = self._server.close()
+        released = self._ask(Kind.OPEN, request, self._server.release, attempts=self._patience.attempts)
+        if released is None:
+            raise RoundAborted("the key-holder did not open the round, which stays charged")
+        return released
+
+    def _ask(self, kind: Kind, body: bytes, take: Callable[[bytes], _T], *, attempts: int) -> _T | None:
+        """What becomes of the key-holder's answer; None where none comes that can be used."""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(self._patience.pause)
+                self._hosts.survey()
+            taken: list[_T] = []
+            for answer in self._hosts.ask(kind, self._hosts.policy.committee, body, timeout=self._patience.opening):
+                _taken(answer, kind, lambda message, taken=taken: taken.append(take(message)))  # type: ignore[misc]
+                return taken[0] if taken else None
+        return None
+
+
+class RemoteSums:
+    """Secure sums over hosts: what :class:`~secure_fu.protocol.InProcessSums` is in one process.
+
+    Formal guarantees:
+        Nothing is charged for a round that too few parties can be reached for. Each upload is folded when it comes;
+        no two of different nodes are held at a time. A client that answers late, twice, or with what is not its own
+        upload to this round is left out of it, and so is one that is silent.
+
+    Args:
+        opening: the server with its committee or its key-holder.
+        hosts: where all of them are.
+        begin: tells clients what the run is for; returns who took it. Called before the first round at which a client
+            is there, and again for one that does not know the run any more.
+        cohort: names of the clients to invite to a given round number.
+        first_round: number of the first round.
+        before_round: called before each round; for what others still have to be told.
+        patience: how long to wait.
+    """
+
+    def __init__(
+        self,
+        *,
+        opening: RemoteOpening,
+        hosts: Hosts,
+        begin: Callable[[Collection[str]], Collection[str]],
+        cohort: Callable[[int], tuple[str, ...]],
+        first_round: int = 0,
+        before_round: Callable[[], None] = lambda: None,
+        patience: Patience,
+    ) -> None:
+        self._opening = opening
+        self._server = opening.server
+        self._hosts = hosts
+        self._begin = begin
+        self._told: set[str] = set()
+        self._cohort = cohort
+        self._next_round = first_round
+        self._before_round = before_round
+        self._patience = patience
+        self.traffic: list[RoundTraffic] = []
+
+    @property
+    def next_round(self) -> int:
+        """Number that the next round will have."""
+        return self._next_round
+
+    def secure_sum(self, request: SumRequest) -> ReleasedSum:
+        """Run one round; see :class:`~secure_fu.protocol.SecureSums`.
+
+        Raises:
+            PartiesAway: too few can be reached; nothing is charged.
+        """
+        for _ in range(self._patience.attempts - 1):
+            try:
+                return self._attempt(request)
+            except (CohortTooSmall, PartiesAway) as error:
+                _LOGGER.warning("%s; asking again", error)
+                time.sleep(self._patience.pause)
+        return self._attempt(request)
+
+    def _attempt(self, request: SumRequest) -> ReleasedSum:
+        number = self._next_round
+        cohort = self._cohort(number)
+        self._hosts.survey()
+        self._hosts.require(clients=cohort)
+        self._before_round()
+        self._told.update(self._begin([name for name in cohort if name not in self._told]))
+        announcement = self._server.announce(request, cohort, number)
+        self._next_round += 1
+        try:
+            invitation = self._opening.invite(announcement)
+            sizes = self._collect(cohort, invitation)
+            released = self._opening.open()
+        except BaseException as error:
+            self._server.give_up(f"ended early by {type(error).__name__}, before its roll left")
+            if isinstance(error, OpeningError):
+                raise RoundAborted(f"round {number}: {error}") from error
+            raise
+        header = decode(Header, decode(Announcement, announcement).header)
+        self.traffic.append(
+            RoundTraffic(
+                round_number=number,
+                purpose=request.purpose,
+                upload_bytes=max(sizes),
+                download_bytes=len(invitation),
+                uploads=len(sizes),
+                parameter_set=header.parameter_set,
+                digit_bits=header.digit_bits,
+            )
+        )
+        return released
+
+    def _collect(self, cohort: tuple[str, ...], invitation: bytes) -> list[int]:
+        """Invite, and fold what comes; sizes of the uploads in the sum."""
+        sizes: list[int] = []
+        lost = self._invite(cohort, invitation, sizes)
+        if lost:
+            told = self._begin(lost)
+            for party in self._invite(told, invitation, sizes):
+                _LOGGER.warning("the round goes on without client %s: it does not know the run", party)
+        return sizes
+
+    def _invite(self, clients: Collection[str], invitation: bytes, sizes: list[int]) -> list[str]:
+        """Those that do not know the run."""
+        lost: list[str] = []
+        for answer in self._hosts.ask(Kind.INVITE, clients, invitation, timeout=self._patience.invite):
+            if answer.outcome is Outcome.UNKNOWN_RUN:
+                lost.append(answer.party)
+            elif _taken(answer, Kind.INVITE, self._server.receive):
+                sizes.append(len(answer.body))
+            del answer  # folded: it need not be held while the next one comes
+        return lost
+
+
+def _taken(answer: PartyAnswer, kind: Kind, receive: Callable[[bytes], None]) -> bool:
+    """Whether an answer could be used. One that cannot costs the round one party and no more."""
+    if answer.outcome is not Outcome.DONE:
+        _LOGGER.warning("the round goes on without %s: %s to %s", answer.party, answer.outcome.value, kind.value)
+        return False
+    try:
+        receive(answer.body)
+    except RecordError:
+        raise  # of this machine
+    except (ProtocolError, CryptoError) as error:
+        _LOGGER.warning("the round goes on without %s's answer to %s: %s", answer.party, kind.value, error)
+        return False
+    return True

@@ -1,0 +1,235 @@
+"""The cast of the certificate tests: a made-up execution, real federations, and a server that lies and signs it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from secure_fu.crypto import Identity, Role, Roster
+from secure_fu.crypto.identity_file import read_identities
+from secure_fu.crypto.wire import encode
+from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.certificate import CERTIFICATE_DOMAIN, Certificate, build_certificate, concerned_clients
+from secure_fu.deletion.certificate_accounts import Accounts, Counted, Part, RoundKind
+from secure_fu.deletion.certificate_schema import canonical, certificate_text
+from secure_fu.deletion.execution import Execution
+from secure_fu.deletion.signed_request import SignedBatch, sign_request
+from secure_fu.deletion.wiping import WipeStatement, wipe_commitment
+from secure_fu.federation.execution_of import before_deletion, execution_of
+from secure_fu.privacy import GaussianSumEvent, Phase, Subject
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+CLIENTS = ("ada", "bob", "eve")
+DELTA = 1e-5
+NOW = 1_790_000_000
+DAY = 86_400
+
+
+@functools.cache
+def identities():
+    """Keys are slow to make: one set serves all tests."""
+    roles = {"server": Role.SERVER, **dict.fromkeys(CLIENTS, Role.CLIENT), "stranger": Role.CLIENT}
+    return {name: Identity.generate(name, role) for name, role in roles.items()}
+
+
+@functools.cache
+def roster():
+    return Roster.of(identities()[name].party for name in ("server", *CLIENTS))
+
+
+def event(rate=0.5, noise=1.3, dimension=18):
+    return GaussianSumEvent(
+        noise_multiplier=noise, sampling_rate=rate, grid_ratio=60_000.0, dimension=dimension, shares=2
+    )
+
+
+TRAINING = {"phase": Phase.TRAINING, "released": True, "forgotten": event(), "retained": event()}
+BASIS = RoundKind(part=Part.BASIS, **TRAINING)
+BEFORE = RoundKind(part=Part.BEFORE, **TRAINING)
+OWN = RoundKind(part=Part.DELETION, phase=Phase.UNLEARNING, released=True, forgotten=event(0.25), retained=event(0.5))
+RERUN = RoundKind(part=Part.DELETION, phase=Phase.UNLEARNING, released=True, forgotten=None, retained=event())
+STORY = ((BASIS, 4, CLIENTS), (BASIS, 2, ("ada", "bob")), (OWN, 3, CLIENTS), (OWN, 1, ("bob", "eve")))
+"""Six rounds of training, eve away in two; four of a deletion, ada away in one."""
+
+
+RERUN_STORY = (*STORY[:2], (BEFORE, 2, CLIENTS), (RERUN, 4, CLIENTS))
+"""The same, of which a re-run takes back two more rounds."""
+
+
+def rounds_of(story=STORY):
+    return [(kind, charged) for kind, count, charged in story for _ in range(count)]
+
+
+def accounts(forgotten=CLIENTS, story=STORY):
+    return Accounts.of(rounds_of(story), forgotten=forgotten, retained=CLIENTS)
+
+
+HEURISTIC = {"kind": "heuristic", "reason": "it steers the model", "adaptive": True}
+
+
+def execution(
+    own=None, *, window_id=bytes(range(16)), guarantee=None, units=3, wiped=("ada", "bob"), missing=("eve",), **changes
+):
+    """What a server would know of a window; figures follow from `own`."""
+    said = accounts() if own is None else own
+    figures = said.confidentiality(delta=DELTA, group_size=1)
+    confidentiality = {name: {"value": v, "delta": DELTA, "group_size": 1} for name, v in figures.items()}
+    if units > 1:
+        group = said.confidentiality(delta=DELTA, group_size=units)
+        confidentiality |= {
+            f"{name}_of_group": {"value": v, "delta": DELTA, "group_size": units} for name, v in group.items()
+        }
+    return Execution(
+        **{
+            "window_id": window_id,
+            "branch": "unlearn/scrub",
+            "run_id": "ab" * 16,
+            "method": "scrub",
+            "settings": {"rounds": 4, "rate": 0.25},
+            "guarantee": HEURISTIC if guarantee is None else guarantee,
+            "confidentiality": confidentiality,
+            "unit": "record",
+            "group_size": units,
+            "model_before": "1" * 64,
+            "model_after": "2" * 64,
+            "ledger_events": 10,
+            "charges": tuple(said.to_json()),
+            "epsilon": tuple(
+                {
+                    "subject": subject.value,
+                    "phase": phase.value,
+                    "view": "every release",
+                    "value": said.epsilon(subject, phase, delta=DELTA, group_size=1),
+                    "delta": DELTA,
+                    "group_size": 1,
+                }
+                for subject in Subject
+                for phase in Phase
+            ),
+            "delta": DELTA,
+            "transcript_before": "3" * 64,
+            "transcript_root": "4" * 64,
+            "rounds": 4,
+            "wiped": tuple(encode(statement(name, window_id)) for name in wiped),
+            "missing": tuple(missing),
+            "parameter_sets": ("kahe-8192",),
+            "software": {"secure_fu": "0.1.0", "python": "3.11.7"},
+            "started": NOW,
+            "finished": NOW + 60,
+        }
+        | changes
+    )
+
+
+def certified(own, *, counted=Counted.BASIS, units=3, **changes):
+    """What a re-run guarantees, by the charges."""
+    return {
+        "kind": "certified",
+        "reason": "it goes back",
+        "assumptions": ["nothing was chosen late"],
+        "adaptive": counted is Counted.EVERYTHING,
+        "epsilon": own.forgetting(counted, delta=DELTA, group_size=units),
+        "delta": DELTA,
+        "group_size": units,
+        "view": "every release",
+        "counted": counted.value,
+        **changes,
+    }
+
+
+def statement(name, window_id=bytes(range(16))):
+    commitment = wipe_commitment(hashlib.sha256(name.encode()).digest(), b"")
+    return WipeStatement.signed(identities()[name], window_id=window_id, commitment=commitment)
+
+
+def replace_signature(one, other):
+    return replace(one, signature=other.signature)
+
+
+def replaced(known, **changes):
+    return replace(known, **changes)
+
+
+def request(signer="ada", records=(4321, 8765), *, disclose=False, units=3, **changes):
+    return sign_request(
+        identities()[signer],
+        DeletionRequest.some_records(signer, records),
+        roster=roster(),
+        units=units,
+        **{"submitted": NOW - DAY, "deadline": NOW + DAY, "disclose": disclose} | changes,
+    )
+
+
+def batch(*requests, hidden_units=0):
+    return SignedBatch.of(NOW, requests or (request(),), hidden_units)
+
+
+def certificate(made=None, own=None, **changes):
+    """The certificate of a window of signed requests; all clients' charges, unless `own` says whose."""
+    asked = batch() if made is None else made
+    terms = {
+        "identity": identities()["server"],
+        "roster": roster(),
+        "policy_digest": bytes(32),
+        "issued": NOW + 90,
+    }
+    given = {name: changes.pop(name) for name in ("previous", "audit", *terms) if name in changes}
+    known = execution(own, window_id=asked.window_id, units=asked.units + asked.hidden_units * len(CLIENTS), **changes)
+    return Certificate.of(build_certificate(asked, known, **(terms | given)))
+
+
+def forged(honest, change, identity=None):
+    """What a server that lies would sign: the certificate with `change` applied to its body."""
+    body = copy.deepcopy(dict(honest.body))
+    change(body)
+    signer = identities()["server"] if identity is None else identity
+    signature = signer.sign(CERTIFICATE_DOMAIN, canonical(body))
+    signed = {"algorithm": "Ed25519", "domain": "certificate", "signer": signer.name, "value": signature.hex()}
+    return Certificate.of(certificate_text({"certificate": body, "signature": signed}))
+
+
+def unsigned_change(honest, change):
+    """The certificate's text with `change` applied, and its old signature."""
+    document = json.loads(honest.content)
+    change(document["certificate"])
+    return certificate_text(document)
+
+
+# Real federations
+
+
+def server_of(directory):
+    return read_identities(directory / "identities.bin")["server"]
+
+
+def executed(federation, directory, request, method, *, adaptive=False, disclose=True, previous=None, **changes):
+    """Execute a deletion in a resumable federation and certify it."""
+    before = before_deletion(federation, now=NOW)
+    unlearned = federation.delete(request, method, adaptive=adaptive)
+    known = execution_of(
+        federation,
+        before,
+        transcript=directory / "transcript.jsonl",
+        method=method,
+        window_id=hashlib.sha256(federation.state.model.digest).digest()[:16],
+        concerned=concerned_clients(request, disclose=disclose),
+        finished=NOW + 60,
+        **changes,
+    )
+    content = build_certificate(
+        request,
+        known,
+        identity=server_of(directory),
+        roster=federation.roster,
+        policy_digest=federation.policy.digest,
+        issued=NOW + 90,
+        previous=previous,
+        disclose=disclose,
+    )
+    return Certificate.of(content), unlearned

@@ -1,0 +1,325 @@
+"""The deletion service of a real server over sockets: requests in the queue, windows executed, certificates written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import tomli_w
+from operations_cast import CLIENTS, MEMBERS, Operated
+
+from secure_fu.cli import app as application
+from secure_fu.cli import main, pending, request, unlearn
+from secure_fu.crypto.identity_file import read_identities
+from secure_fu.deletion import (
+    BatchRefused,
+    DeletionRequest,
+    RequestQueue,
+    SignedBatch,
+    State,
+    WindowState,
+    read_deletion_policy,
+    sign_request,
+)
+from secure_fu.deletion.certificate import read_certificate
+from secure_fu.deployment.deletion_executor import (
+    CERTIFICATES,
+    QUEUE,
+    ServerExecutor,
+    deletion_service,
+    read_node_sockets,
+)
+from secure_fu.deployment.federation_server import FederationServer
+from secure_fu.deployment.messages import Kind
+from secure_fu.deployment.node import Node
+from secure_fu.deployment.node_socket import serve
+from secure_fu.deployment.remote_sums import Patience
+from secure_fu.deployment.socket_exchange import SocketExchange
+
+NOW = int(time.time())
+DAY = 24 * 3600
+PATIENCE = Patience(hello=30.0, begin=30.0, invite=60.0, opening=30.0, settle=30.0, attempts=2, pause=0.1)
+WANTED = DeletionRequest.some_records("silo-1", (0, 3, 7))
+OTHER = DeletionRequest.some_records("silo-2", (1, 4))
+LEAVES = DeletionRequest.whole_client("silo-3")
+
+
+class Nodes:
+    """Every party's node in a thread of its own, each at a socket."""
+
+    def __init__(self, operated: Operated, sockets: Path) -> None:
+        self.operated = operated
+        self.paths = {name: sockets / name for name in (*CLIENTS, *MEMBERS)}
+        self.running: dict[str, tuple[threading.Event, threading.Thread]] = {}
+        self.new = set(self.paths)
+        (operated.server / "nodes.toml").write_text(
+            tomli_w.dumps({"sockets": [os.path.relpath(path, operated.server) for path in self.paths.values()]})
+        )
+
+    def start(self, *names: str) -> None:
+        for name in names or self.paths:
+            stop = threading.Event()
+            make = Node.create if name in self.new else Node.open
+
+            def work(name=name, make=make, stop=stop):
+                with make(self.operated.root / name) as node:  # its records belong to this thread
+                    serve(node, self.paths[name], stop=stop)
+
+            self.new.discard(name)
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            self.running[name] = (stop, thread)
+        deadline = time.monotonic() + 60
+        while not all(self.paths[name].exists() for name in names or self.paths):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def stop(self, *names: str) -> None:
+        for name in names or tuple(self.running):
+            stop, thread = self.running.pop(name)
+            stop.set()
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def field(tmp_path):
+    """A federation that has been trained for two rounds, with all its nodes up."""
+    operated = Operated(tmp_path)
+    sockets = Path(tempfile.mkdtemp(prefix="sfu-"))  # paths of sockets have to be short
+    nodes = Nodes(operated, sockets)
+    nodes.start()
+    exchange = SocketExchange(read_node_sockets(operated.server))
+    with FederationServer.open(operated.server, exchange, patience=PATIENCE) as server:
+        server.train(rounds=2)
+    yield operated, nodes
+    nodes.stop()
+    shutil.rmtree(sockets)
+
+
+def signed(operated, wanted, units=3, **named):
+    identity = read_identities(operated.root / wanted.client / "keys.bin")[wanted.client]
+    times = {"submitted": NOW - DAY, "deadline": NOW + 30 * DAY, **named}
+    return sign_request(identity, wanted, roster=operated.roster, units=units, **times)
+
+
+def run_service(operated, queue, now, **options):
+    exchange = SocketExchange(read_node_sockets(operated.server))
+    with deletion_service(operated.server, queue, exchange, clock=lambda: now, patience=PATIENCE) as service:
+        return service.run_due(**options)
+
+
+def hand_in(operated, *requests, now=NOW - 2 * 3600):
+    path = operated.server / QUEUE
+    path.parent.mkdir(exist_ok=True)
+    queue = RequestQueue(path) if path.exists() else RequestQueue.create(path)
+    policy = read_deletion_policy(operated.server / "deletion.toml")
+    queue.submit_all(requests, roster=operated.roster, policy=policy, now=now)
+    return queue
+
+
+def certificates(operated):
+    return [read_certificate(path).body for path in sorted((operated.server / CERTIFICATES).glob("*.json"))]
+
+
+def test_requests_become_certificates(field):
+    operated, nodes = field
+    first, second = signed(operated, WANTED, disclose=True), signed(operated, OTHER, 2)
+    with hand_in(operated, first, second) as queue:
+        (window,) = run_service(operated, queue, NOW).windows
+        assert (window.state, window.requests, window.hidden_units) == (WindowState.CERTIFIED, 2, 2)
+        assert {entry.state for entry in queue.entries()} == {State.CERTIFIED}
+        # An hour later nobody has asked: a round for cover, over the same nodes, with a certificate of its own.
+        nodes.stop("silo-0")
+        nodes.start("silo-0")
+        (cover,) = run_service(operated, queue, NOW + 3600).windows
+        assert (cover.state, cover.requests) == (WindowState.CERTIFIED, 0)
+        assert run_service(operated, queue, NOW + 3601).windows == ()
+    one, two = certificates(operated)
+    assert (one["window"], two["window"]) == (window.window_id.hex(), cover.window_id.hex())
+    assert [entry["requester"]["name"] for entry in one["asked"]["requests"]].count("silo-1") == 1
+    assert two["asked"]["requests"] == []
+    assert one["unconfirmed"] == two["unconfirmed"] == []
+    assert len(one["wiped"]) == len(CLIENTS)
+
+
+def test_a_client_that_was_away_confirms_later(field):
+    operated, nodes = field
+    # The client's node ends when it has uploaded, before it is told to wipe.
+    with hand_in(operated, signed(operated, WANTED)) as queue:
+        ended = threading.Event()
+        exchange = SocketExchange(read_node_sockets(operated.server))
+        ask = exchange.ask
+
+        def without(requests, *, timeout):
+            from secure_fu.crypto.wire import decode
+            from secure_fu.deployment.messages import NodeRequest
+
+            content = dict(requests)
+            if any(decode(NodeRequest, one).kind is Kind.SETTLE for one in content.values()) and not ended.is_set():
+                ended.set()
+                nodes.stop("silo-2")
+            yield from ask(content, timeout=timeout)
+
+        exchange.ask = without
+        with deletion_service(operated.server, queue, exchange, clock=lambda: NOW, patience=PATIENCE) as service:
+            (window,) = service.run_due().windows
+        assert (window.state, ended.is_set()) == (WindowState.EXECUTED, True)
+        assert queue.execution(window).missing == ("silo-2",)
+        assert run_service(operated, queue, NOW + 1).windows == ()
+        nodes.start("silo-2")
+        (window,) = run_service(operated, queue, NOW + 2).windows
+        assert window.state is WindowState.CERTIFIED
+    (certificate,) = certificates(operated)
+    assert certificate["unconfirmed"] == []
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("kind", [Kind.BEGIN, Kind.INVITE, Kind.SETTLE])
+def test_an_interrupted_window_is_gone_on_with(field, kind):
+    operated, _ = field
+    exchange = SocketExchange(read_node_sockets(operated.server))
+    ask = exchange.ask
+
+    def ends(requests, *, timeout):
+        from secure_fu.crypto.wire import decode
+        from secure_fu.deployment.messages import NodeRequest
+
+        content = dict(requests)
+        if any(decode(NodeRequest, one).kind is kind for one in content.values()):
+            raise Ended
+        yield from ask(content, timeout=timeout)
+
+    exchange.ask = ends
+    with hand_in(operated, signed(operated, WANTED)) as queue:
+        with (
+            deletion_service(operated.server, queue, exchange, clock=lambda: NOW, patience=PATIENCE) as service,
+            pytest.raises(Ended),
+        ):
+            service.run_due()
+        assert {entry.state for entry in queue.entries()} == {State.EXECUTING}
+        (window,) = run_service(operated, queue, NOW + 1).windows
+        assert window.state is WindowState.CERTIFIED
+    assert len(certificates(operated)) == 1
+    with FederationServer.open(operated.server, exchange, patience=PATIENCE) as server:
+        assert len(server.executed) == 1
+
+
+def test_what_can_never_be_executed_is_refused(field):
+    """A client that has left is asked nothing any more; its request does not hold up the window."""
+    operated, _ = field
+    (operated.server / "deletion.toml").write_text(
+        (operated.server / "deletion.toml")
+        .read_text()
+        .replace("cover = true", "cover = false")
+        .replace("hidden_units = 2", "hidden_units = 0")
+    )
+    executor = ServerExecutor(lambda: pytest.fail("nothing is to be opened before it is needed"))
+    executor.close()
+    with hand_in(operated, signed(operated, LEAVES, 10)) as queue:
+        (window,) = run_service(operated, queue, NOW).windows
+        assert window.state in (WindowState.CERTIFIED, WindowState.EXECUTED)
+        late = signed(operated, DeletionRequest.some_records("silo-3", (1,)))
+        hand_in(operated, late, now=NOW + 60).close()
+        report = run_service(operated, queue, NOW + 3600)
+        assert [one.state for one in report.windows if one.requests == 0] == [WindowState.REFUSED]
+        assert queue.history(late.request_id)[-1].why == "all that it covers has been forgotten before"
+
+
+def test_clients_that_are_not_there(field):
+    operated, _ = field
+    exchange = SocketExchange(read_node_sockets(operated.server))
+    executor = ServerExecutor(lambda: FederationServer.open(operated.server, exchange, patience=PATIENCE))
+    lost = signed(operated, WANTED)
+    stranger = type(lost.boxes[0])(client="elsewhere", box=lost.boxes[0].box)
+    batch = SignedBatch.of(NOW, [replace_boxes(lost, (stranger,))], 0)
+    with pytest.raises(BatchRefused, match="no longer in the roster") as caught:
+        executor.execute(batch)
+    executor.close()
+    assert caught.value.requests == (lost.request_id,)
+
+
+def replace_boxes(one, boxes):
+    from dataclasses import replace
+
+    return replace(one, client="elsewhere", boxes=boxes)
+
+
+# The command
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    known = {one.name or one.callback.__name__ for one in application.registered_commands}
+    for one in (request.request, pending.pending, unlearn.unlearn):
+        if one.__name__ not in known:
+            application.command()(one)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_line_from_request_to_certificate(field, command):
+    operated, _ = field
+    keys = operated.root / "silo-1" / "keys.bin"
+    asked = ("request", operated.server, "--identity", keys, "--records", "0,3,7", "--deadline", "2999-12-31")
+    code, _, err = command(*asked)
+    assert (code, "more than" in err) == (2, True)
+    deadline = time.strftime("%Y-%m-%d", time.gmtime(NOW + 40 * DAY))
+    assert command(*asked[:-1], deadline)[0] == 0
+    code, out, err = command("unlearn", operated.server, "--now", "--json")
+    said = json.loads(out)
+    assert (code, said["schema"], said["held"], said["skipped"]) == (0, "secure-fu/unlearn/1", None, None)
+    (window,) = said["windows"]
+    assert (window["state"], window["requests"]) == ("certified", 1)
+    assert (operated.server / CERTIFICATES / window["certificate"]).is_file()
+    code, out, _ = command("pending", operated.server, "--all", "--json")
+    assert [entry["state"] for entry in json.loads(out)["requests"]] == ["certified"]
+
+
+def test_ctrl_c_while_it_watches(field, command):
+    operated, _ = field
+    real = time.sleep
+
+    def interrupted(seconds):
+        if seconds >= 1:
+            raise KeyboardInterrupt
+        real(seconds)
+
+    unlearn.time.sleep = interrupted
+    try:
+        code, out, err = command("unlearn", operated.server, "--watch", "--json")
+    finally:
+        unlearn.time.sleep = real
+    assert (code, "interrupted" in err, "Traceback" in err) == (130, True, False)
+    assert json.loads(out.splitlines()[0])["windows"][0]["state"] == "certified"
+
+
+def test_nodes_that_are_all_away(field, command):
+    """Nobody can be reached: the window stays, with a note, and the exit code says so."""
+    operated, nodes = field
+    nodes.stop()
+    code, out, err = command("unlearn", operated.server, "--now")
+    assert (code, out, "Traceback" in err) == (1, "", False)
+    assert "PartiesAway" in err
+    code, out, _ = command("pending", operated.server, "--json")
+    (window,) = json.loads(out)["windows"]
+    assert (window["state"], window["note"].startswith("PartiesAway")) == ("executing", True)
+    nodes.start()
+    assert command("unlearn", operated.server)[0] == 0

@@ -1,0 +1,175 @@
+"""Stored formats: what former versions wrote is read, what newer ones write is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_federations import REQUESTS, federation, silos
+
+from secure_fu.deployment.formats import FORMATS, NewerFormat, stored, upgrade
+from secure_fu.errors import LedgerError, RecordError
+from secure_fu.federation import Federation
+from secure_fu.federation.main_line_file import read_standing
+from secure_fu.learning import mlp
+from secure_fu.privacy import PrivacyLedger, Unit
+from secure_fu.unlearning import Exact, Retrain
+
+# Made by the last commit that wrote main-line/1, with tests/small_federations.py of then: three rounds of training,
+# then records 0, 3 and 7 of silo-1 deleted by rollback; killed when the deletion was written down and nobody had wiped.
+FORMER = Path(__file__).parents[1] / "vectors" / "main_line_1.tar.xz"
+
+
+@pytest.fixture
+def former(tmp_path) -> Path:
+    with tarfile.open(FORMER) as packed:
+        packed.extractall(tmp_path, filter="data")
+    return tmp_path / "federation"
+
+
+def versions(directory: Path) -> dict[str, set[int | None]]:
+    found: dict[str, set[int | None]] = {}
+    for one in stored(directory):
+        found.setdefault(one.format.name, set()).add(one.version)
+    return found
+
+
+def test_all_that_a_federation_keeps_has_a_format_that_is_recognised(tmp_path):
+    with federation(directory=tmp_path, resumable=True) as federated:
+        federated.train()
+        federated.delete(REQUESTS[Unit.RECORD], Retrain(), adaptive=False)
+    current = {one.name: one.version for one in FORMATS}
+    found = versions(tmp_path)
+    assert {"main-line", "federation", "checkpoint", "history", "ledger", "client-record"} <= set(found)
+    assert all(found[name] == {current[name]} for name in found)
+    assert upgrade(tmp_path) == ()
+
+
+def test_the_former_main_line_is_refused_as_it_is(former):
+    with pytest.raises(RecordError):
+        read_standing(former)
+
+
+def test_the_former_main_line_is_upgraded_and_the_federation_goes_on(former):
+    before = json.loads((former / "main_line.json").read_bytes())
+    assert before["format"] == "secure-fu/main-line/1"
+    with PrivacyLedger.open(former / "ledger.sqlite") as ledger:
+        spent = ledger.epsilon_entries("unlearn/rollback", retained=["silo-0"])
+    (changed,) = upgrade(former)
+    assert (changed.path.name, changed.version) == ("main_line.json", 1)
+    after = json.loads((former / "main_line.json").read_bytes())
+    assert after["format"] == "secure-fu/main-line/2"
+    # Rolled back to the start: nothing of the three rounds before may be remembered.
+    assert (after["line"]["remembered"], after["line"]["until"]) == (-1, 2)
+    assert {key: value for key, value in after["line"].items() if key in before["line"]} == before["line"]
+    with Federation.open(former, mlp(5, (), 3, 0), silos()) as federated:
+        (executed,) = federated.executed
+        assert isinstance(executed.guarantee, Exact)
+        assert federated.state.rounds == 3
+        assert federated.ledger.epsilon_entries("unlearn/rollback", retained=["silo-0"]) == spent
+        assert np.flatnonzero(federated._line.gone["silo-1"]).tolist() == [0, 3, 7]
+    assert upgrade(former) == ()
+
+
+def remembered(directory: Path) -> set[int]:
+    """Rounds that clients still remember, on disk."""
+    return {int(path.name[6:14]) for path in (directory / "histories" / "clients").rglob("round-*.safetensors")}
+
+
+def test_what_a_killed_wiping_has_left_is_wiped_after_the_upgrade(former):
+    """The process that wrote the file was killed before its clients had forgotten the rounds that knew the data."""
+    assert {0, 1, 2} <= remembered(former)
+    upgrade(former)
+    Federation.open(former, mlp(5, (), 3, 0), silos()).close()
+    assert not {0, 1, 2} & remembered(former)
+
+
+def test_an_upgrade_that_names_no_rounds_would_leave_them(former):
+    """The broken variant: it opens as well, and the clients remember what they must not."""
+    upgrade(former)
+    path = former / "main_line.json"
+    line = json.loads(path.read_bytes())["line"] | {"until": -1}
+    digest = hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"format": "secure-fu/main-line/2", "sha256": digest, "line": line}))
+    Federation.open(former, mlp(5, (), 3, 0), silos()).close()
+    assert {0, 1, 2} <= remembered(former)
+
+
+@pytest.mark.parametrize("damage", ["sha256", "state", "branch"])
+def test_a_damaged_former_file_is_refused_and_left_as_it_is(former, damage):
+    path = former / "main_line.json"
+    values = json.loads(path.read_bytes())
+    if damage == "sha256":
+        values["line"]["kept"] = 2
+    elif damage == "state":
+        (former / values["line"]["state"]).unlink()
+    else:
+        (former / "ledger.sqlite").unlink()
+    path.write_text(json.dumps(values))
+    content = path.read_bytes()
+    with pytest.raises(RecordError):
+        upgrade(former)
+    assert path.read_bytes() == content
+
+
+def test_nothing_is_changed_while_a_server_has_the_directory(former):
+    content = (former / "main_line.json").read_bytes()
+    with PrivacyLedger.open(former / "ledger.sqlite"), pytest.raises(LedgerError, match="open in another process"):
+        upgrade(former)
+    assert (former / "main_line.json").read_bytes() == content
+
+
+def _newer_json(path: Path) -> None:
+    values = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**values, "format": values["format"].rpartition("/")[0] + "/9"}))
+
+
+def _newer_ledger(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+
+
+def _newer_safetensors(path: Path) -> None:
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    path.write_bytes(
+        content[:8] + content[8 : 8 + length].replace(b"checkpoint/1", b"checkpoint/9") + content[8 + length :]
+    )
+
+
+def _newer_wire(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:3] + b"\x09" + content[4:])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("federation.json", _newer_json),
+        ("main_line.json", _newer_json),
+        ("ledger.sqlite", _newer_ledger),
+        ("checkpoints/rounds-00000001.safetensors", _newer_safetensors),
+        ("roster.bin", _newer_wire),
+    ],
+)
+def test_a_newer_version_is_refused_naming_both_and_nothing_is_changed(former, name, change):
+    change(former / name)
+    line = (former / "main_line.json").read_bytes()
+    with pytest.raises(NewerFormat, match=r"of version 9 of the format .*knows it up to version \d"):
+        upgrade(former)
+    assert (former / "main_line.json").read_bytes() == line
+
+
+def test_an_older_version_without_an_upgrade_is_refused_naming_what_can_be_read(former):
+    path = former / "main_line.json"
+    values = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**values, "format": "secure-fu/main-line/0"}))
+    with pytest.raises(RecordError, match=r"of version 0 .* knows versions 1, 2"):
+        upgrade(former)

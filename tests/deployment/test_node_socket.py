@@ -1,0 +1,240 @@
+"""A node's socket: its mode, what is malformed, huge or cut short, stale sockets, and the command that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import pytest
+from node_cast import CLIENTS, KEEPER, hello, make_cast
+
+from secure_fu.crypto.wire import decode, encode
+from secure_fu.deletion import DeletionRequest
+from secure_fu.deployment import node_socket
+from secure_fu.deployment.messages import HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
+from secure_fu.deployment.node import Node
+from secure_fu.deployment.node_socket import ask, serve, socket_path
+from secure_fu.errors import ArgumentError, ProtocolError
+
+CLIENT = CLIENTS[0]
+
+
+class Echo:
+    """Answers with what it was asked, backwards."""
+
+    def __init__(self):
+        self.asked = []
+
+    def handle(self, request):
+        self.asked.append(request)
+        return request[::-1]
+
+
+@contextlib.contextmanager
+def serving(path, handler, **arguments):
+    stop = threading.Event()
+    thread = threading.Thread(target=serve, args=(handler, path), kwargs={"stop": stop, **arguments})
+    thread.start()
+    try:
+        wait_for(path)
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def wait_for(path, seconds=60.0):
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listens at {path}")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "s"
+
+
+@pytest.fixture
+def handler():
+    return Echo()
+
+
+def test_requests_of_any_size_come_and_go(path, handler):
+    with serving(path, handler):
+        for request in (b"a", b"abc" * 5, os.urandom(3_000_001), b""):
+            assert ask(path, request, 30.0) == request[::-1]
+    assert len(handler.asked) == 4
+
+
+def test_only_its_own_user_reaches_the_socket_and_it_goes_with_the_server(path, handler):
+    before = os.umask(0)
+    try:
+        with serving(path, handler):
+            mode = path.lstat().st_mode
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+            assert os.umask(0) == 0  # the process goes on with its own
+    finally:
+        os.umask(before)
+    assert not path.exists()
+
+
+def test_a_group_may_be_let_in(path, handler):
+    with serving(path, handler, group=os.getgid()):
+        found = path.lstat()
+        assert stat.S_IMODE(found.st_mode) == 0o660
+        assert found.st_gid == os.getgid()
+
+
+def test_the_socket_is_private_from_its_first_moment(path, handler, monkeypatch):
+    """Also before its mode is set: without the mask there would be a moment for others."""
+    seen = []
+    monkeypatch.setattr(node_socket.Path, "chmod", lambda self, _: seen.append(stat.S_IMODE(self.lstat().st_mode)))
+    with serving(path, handler):
+        pass
+    monkeypatch.setattr(node_socket, "_private_files", contextlib.nullcontext)
+    with serving(path, handler):
+        pass
+    assert seen[0] == 0o600
+    assert seen[1] & 0o077  # the control
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00",
+        b"\x00\x00\x01\x00" + b"x" * 255,
+        b"\xff\xff\xff\xff" + b"x" * 100,
+        (1025).to_bytes(4, "big") + b"x" * 1025,
+    ],
+    ids=["half a length", "cut short", "claims 4 GiB", "one byte too long"],
+)
+def test_what_is_no_message_gets_no_answer_and_the_next_one_does(path, handler, sent):
+    with serving(path, handler, most_bytes=1024):
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(20)
+            peer.connect(str(path))
+            with contextlib.suppress(OSError):  # the node may hang up in the middle
+                peer.sendall(sent)
+                peer.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionError):
+                assert peer.recv(100) == b""
+        assert handler.asked == []
+        assert ask(path, b"x" * 1024, 20.0) == b"x" * 1024
+
+
+def test_what_a_message_claims_is_not_allocated(path, handler):
+    tracemalloc.start()
+    try:
+        with serving(path, handler), socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(path))
+            peer.sendall((1 << 30).to_bytes(4, "big") + b"x" * 1000)
+            peer.shutdown(socket.SHUT_WR)
+            peer.settimeout(20)
+            assert peer.recv(1) == b""
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_peer_that_stalls_is_cut_off(path, handler):
+    with serving(path, handler, patience=0.2), socket.socket(socket.AF_UNIX) as stalled:
+        stalled.connect(str(path))
+        stalled.sendall(b"\x00\x00")
+        assert ask(path, b"ab", 60.0) == b"ba"
+    assert handler.asked == [b"ab"]
+
+
+def test_who_asks_is_told_that_nobody_answers(path, handler):
+    with pytest.raises(ProtocolError, match="no node answers"):
+        ask(path, b"", 1.0)
+    with serving(path, handler, most_bytes=4), pytest.raises(ProtocolError, match=r"no node answers|without a reply"):
+        ask(path, b"12345", 20.0)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        with pytest.raises(ProtocolError, match="no node answers"):
+            ask(path, b"x", 0.1)
+
+
+def test_stale_sockets_are_removed_and_other_files_are_not(path, handler):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with serving(path, handler):
+        assert ask(path, b"ab", 20.0) == b"ba"
+    path.write_text("something of somebody's")
+    with pytest.raises(ArgumentError, match="nothing but a stale socket"):
+        serve(handler, path, stop=threading.Event())
+    assert path.read_text() == "something of somebody's"
+    with pytest.raises(ArgumentError, match="at most 100 bytes"):
+        serve(handler, path.parent / ("x" * 100), stop=threading.Event())
+    with pytest.raises(ArgumentError, match="can be made"):
+        serve(handler, path.parent / "no" / "such", stop=threading.Event())
+
+
+# The command
+
+
+PROGRAM = [sys.executable, "-c", "import typer; from secure_fu.cli.node import node; typer.run(node)"]
+
+
+def greeting(cast):
+    return encode(NodeRequest(kind=Kind.HELLO, parties=(), bodies=(hello(cast),)))
+
+
+def test_the_command_serves_until_it_is_told_to_end(tmp_path):
+    cast = make_cast(tmp_path / "n")
+    folder = cast.folder(CLIENT)
+    node = subprocess.Popen([*PROGRAM, str(folder), "--new"], stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(socket_path(folder))
+        reply = decode(NodeReply, ask(socket_path(folder), greeting(cast), 60.0))
+        assert [answer.outcome for answer in reply.answers] == [Outcome.DONE]
+        decode(HelloAnswer, reply.answers[0].body).check(cast.roster)
+        left = subprocess.run([*PROGRAM, str(folder), "--forget", "records:2,5"], check=True, capture_output=True)
+        assert b"Nobody else sees it" in left.stdout
+        node.send_signal(signal.SIGTERM)
+        _, said = node.communicate(timeout=60)
+        assert node.returncode == 0, said
+    finally:
+        node.kill()
+        node.wait()
+    assert '"event": "node-serving"' in said
+    assert not socket_path(folder).exists()
+    with Node.open(folder) as again:
+        (private,) = again.client(CLIENT).state.private
+        assert private.request == DeletionRequest.some_records(CLIENT, (2, 5))
+
+
+def test_what_the_command_is_given_is_checked():
+    from secure_fu.cli.node import _request
+
+    assert _request("client", "a") == DeletionRequest.whole_client("a")
+    assert _request("person:Ada Lovelace", "a") == DeletionRequest.person("Ada Lovelace", client="a")
+    assert _request("class:3", "a") == DeletionRequest.whole_class(3, "a")
+    for bad in ("", "records:", "records:1,x", "records:1,1", "person:", "class:-1", "group:x", "client:b"):
+        with pytest.raises(ArgumentError, match="--forget") as raised:
+            _request(bad, "a")
+        assert "1,x" not in str(raised.value)
+
+
+def test_the_key_holder_has_a_socket_too(tmp_path):
+    cast = make_cast(tmp_path / "n")
+    path = tmp_path / "s"
+    with Node.create(cast.folder(KEEPER)) as node:
+        answers = decode(NodeReply, node.handle(greeting(cast))).answers
+        assert [answer.party for answer in answers] == [KEEPER]
+    assert not path.exists()

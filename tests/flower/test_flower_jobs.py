@@ -1,0 +1,154 @@
+"""What a run does with a server's directory, and what its configuration may say; over an exchange in this process."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("flwr")
+
+from secure_fu.crypto.identity_file import read_identities
+from secure_fu.crypto.wire import decode, encode
+from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.certificate import read_certificate
+from secure_fu.deletion.deletion_policy import read_deletion_policy
+from secure_fu.deletion.signed_request import sign_request
+from secure_fu.deployment.exchange import InProcessExchange
+from secure_fu.deployment.messages import PROTOCOL, Hello, Kind, NodeReply, NodeRequest
+from secure_fu.deployment.node import Node
+from secure_fu.deployment.node_socket import ask, socket_path
+from secure_fu.deployment.setup import read_roster
+from secure_fu.deployment.terms import read_terms
+from secure_fu.errors import ArgumentError, ConfigError, RecordError
+from secure_fu.flower.jobs import open_queue, run_job, write_report
+from secure_fu.flower.node_host import serve_all
+from secure_fu.flower.server_app import RunSettings
+
+APP = Path(__file__).resolve().parents[2] / "examples" / "flower"
+CLINICS = {f"node-{number}": (f"clinic-{number}", f"member-{number}") for number in range(1, 5)}
+
+
+@pytest.fixture
+def federation(monkeypatch):
+    monkeypatch.syspath_prepend(str(APP))
+    from make_federation import make
+
+    terms = read_terms(APP / "federation.toml")
+    terms = replace(
+        terms,
+        model={"kind": "logistic", "inputs": 64, "classes": 10, "seed": 0},
+        plan={**terms.plan, "rounds": 2, "nominal_units": 960},
+    )
+    with tempfile.TemporaryDirectory(prefix="fu") as short:  # sockets have short paths
+        make(Path(short), terms, CLINICS)
+        yield Path(short)
+
+
+def test_jobs_follow_one_another_and_tell_what_they_did(federation, tmp_path):
+    server = federation / "server"
+    roster, now = read_roster(server / "roster.bin"), int(time.time())
+    with ExitStack() as opened:
+        nodes = {name: opened.enter_context(Node.open(federation / "nodes" / name)) for name in CLINICS}
+        exchange = InProcessExchange(nodes)
+        looked = run_job(server, exchange, job="status")
+        assert (looked["rounds"], looked["deletions"], looked["traffic"]) == (0, 0, [])
+        assert looked["present"] == sorted(party for parties in CLINICS.values() for party in parties)
+        assert run_job(server, exchange, job="train", rounds=1)["rounds"] == 1
+        trained = run_job(server, exchange, job="train")
+        assert trained["rounds"] == 2
+        assert [traffic["round_number"] for traffic in trained["traffic"]] == [1]
+        nothing = run_job(server, exchange, job="unlearn", at_once=True)
+        assert nothing["windows"] == []
+        assert nothing["skipped"]
+        request = sign_request(
+            read_identities(federation / "nodes" / "node-2" / "keys.bin")["clinic-2"],
+            DeletionRequest.some_records("clinic-2", (1, 2)),
+            roster=roster,
+            units=2,
+            submitted=now,
+            deadline=now + 10 * 86400,
+        )
+        with open_queue(server) as queue:
+            queue.submit(request, roster=roster, policy=read_deletion_policy(server / "deletion.toml"), now=now)
+        unlearned = run_job(server, exchange, job="unlearn", at_once=True)
+        (window,) = unlearned["windows"]
+        assert (window["state"], unlearned["deletions"]) == ("certified", 1)
+        assert unlearned["model"] != trained["model"]
+        certificate = read_certificate(server / "deletion" / "certificates" / window["certificate"])
+        assert certificate.body["model"] == {"before": trained["model"], "after": unlearned["model"]}
+        with pytest.raises(ConfigError, match="job"):
+            run_job(server, exchange, job="forget")
+    write_report(unlearned, tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text()) == unlearned
+
+
+def test_all_nodes_of_a_folder_answer_from_one_process_each_at_its_own_socket(federation):
+    folders = [federation / "nodes" / name for name in CLINICS]
+    stop = threading.Event()
+    host = threading.Thread(target=serve_all, args=(folders,), kwargs={"stop": stop})
+    host.start()
+    try:
+        hello = Hello(nonce=bytes(32), roster_digest=bytes(32), protocol=PROTOCOL, software="any")
+        request = encode(NodeRequest(kind=Kind.HELLO, parties=(), bodies=(encode(hello),)))
+        for folder in folders:
+            while not socket_path(folder).exists():
+                assert host.is_alive()
+                time.sleep(0.02)
+            answers = decode(NodeReply, ask(socket_path(folder), request, 30.0)).answers
+            assert tuple(answer.party for answer in answers) == CLINICS[folder.name]
+    finally:
+        stop.set()
+        host.join()
+    assert not any(socket_path(folder).exists() for folder in folders)
+
+
+def test_a_node_that_cannot_be_opened_ends_the_host(federation):
+    folders = [federation / "nodes" / name for name in CLINICS]
+    with Node.open(folders[1]), pytest.raises(RecordError):
+        serve_all(folders, stop=threading.Event())
+    with pytest.raises(ArgumentError, match="folders"):
+        serve_all([], stop=threading.Event())
+
+
+CONFIG = {"server-directory": "/srv/fed", "job": "train", "rounds": 3, "report": "", "poll-seconds": 1}
+
+
+def test_a_run_is_configured_by_what_flower_has(tmp_path):
+    settings = RunSettings.of({**CONFIG, "nodes-directory": "/for/the/relay", "capture-directory": str(tmp_path)})
+    assert settings == RunSettings(
+        server_directory=Path("/srv/fed"), job="train", rounds=3, poll_seconds=1.0, capture_directory=tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("server-directory", None),
+        ("server-directory", ""),
+        ("server-directory", 3),
+        ("server-directory", "relative/path"),
+        ("report", "relative.json"),
+        ("job", "forget"),
+        ("job", 3),
+        ("rounds", -1),
+        ("rounds", 1.5),
+        ("rounds", True),
+        ("now", 1),
+        ("wait-for-nodes", -1),
+        ("exchange-timeout", 0),
+        ("round-timeout", "long"),
+        ("poll-seconds", -0.5),
+    ],
+)
+def test_a_bad_value_is_named(key, value):
+    config = {name: item for name, item in (CONFIG | {key: value}).items() if item is not None}
+    with pytest.raises(ConfigError) as caught:
+        RunSettings.of(config)
+    assert caught.value.argument == key
