@@ -1,7 +1,8 @@
 """kill -9 at 200 random points of a federation's story, every party a process of its own.
 
 A story: five clients on four nodes, a committee of three (or a key-holder, scheme bfv) and a server train; clients hand
-in deletion requests; the service executes and certifies two windows, with training in between. Server, service, intake
+in deletion requests, in some stories in private as well; the service executes and certifies two windows, with training
+in between. Server, service, intake
 and nodes are killed in all of it, at random times and at random ones of the places in the code where something has just
 been written or is about to be, and started again. When a story has ended, its files and all that went over the sockets
 are checked: field/oracles.py says for what.
@@ -75,8 +76,11 @@ def run(root: Path, points: int, seed: int, *, keep: bool) -> dict[str, object]:
         # A third of the stories under bfv; a window of each method under each scheme in turn.
         scheme = "bfv" if stories % 3 == 2 else "kahe"
         method = _METHODS[(stories // 3 + stories) % len(_METHODS)]
-        field = found_field(root / f"s{stories}", scheme=scheme, method=method, branch_rounds=80)
-        story = Story(field, draw, kills=points - len(found), asks=asks(draw))
+        field = found_field(
+            root / f"s{stories}", scheme=scheme, method=method, branch_rounds=80, hidden_units=stories % 2
+        )
+        private = (Ask(client="silo-4", places=(6,)),) if stories % 2 else ()
+        story = Story(field, draw, kills=points - len(found), asks=asks(draw), private=private)
         said = tell(story)
         facts = Facts(field)
         wrong += [f"story {stories} ({scheme}, {method}): {one}" for one in said]
@@ -167,7 +171,7 @@ def tell(story: Story) -> list[str]:
         wrong.append(f"the story did not end, {type(error).__name__}: {error}")
     wrong += [f"resumable: {one}" for one in story.failures]
     wrong += [f"resumable: {one}" for one in resumes(story.field)]
-    return wrong + violations(story.field, story.requests)
+    return wrong + violations(story.field, story.requests, story.private)
 
 
 def resumes(field: Field) -> list[str]:

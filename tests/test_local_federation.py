@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
@@ -26,25 +25,27 @@ from secure_fu.deletion.certificate_check import Evidence, check_certificate
 from secure_fu.deletion.certificate_schema import CertificateError
 from secure_fu.deployment.setup import read_roster
 from secure_fu.errors import ArgumentError
-from secure_fu.local_federation import Cast, Interrupts
 from secure_fu.local_federation.commands import CommandFailed, Said, run_command
 from secure_fu.local_federation.flower_app import write_flower_app
-from secure_fu.local_federation.parties import digits
+from secure_fu.local_federation.interrupts import Interrupts
+from secure_fu.local_federation.parties import Cast, digits
 from secure_fu.protocol import read_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def running(folder: Path) -> list[str]:
-    """Commands of processes of this machine that name a folder."""
+    """Commands of processes of this machine that name a folder, in their words or in what they were started with."""
     found = []
     for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
         try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            words, given = ((entry / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ"))
         except OSError:
             continue
-        if any(str(folder) in word for word in words) and entry.name.isdigit() and int(entry.name) != os.getpid():
-            found.append(" ".join(words))
+        if str(folder) in words + given:
+            found.append(words.replace("\0", " "))
     return found
 
 
@@ -87,15 +88,15 @@ def test_what_is_said_is_so(told: tuple[Path, subprocess.CompletedProcess[str]])
     folder, done = told
     out = folder / "run"
     lines = (out / "server/transcript.jsonl").read_text().splitlines()
-    trained = [line for line in lines if json.loads(line)["purpose"] == "train" and '"run/' not in line]
     rounds = tomllib.loads((out / "federation.toml").read_text())["plan"]["rounds"]
     assert f"{rounds} rounds, {6 * rounds} uploads" in done.stdout
-    assert len(trained) >= rounds
-    window = re.search(r"(\d+) sums were released in the window", done.stdout)
+    said = " ".join(done.stdout.split())
+    window = re.search(r"back to round (\d+) of \d+ and ran (\d+) rounds again", said)
     assert window is not None
-    assert int(window[1]) == len(lines) - rounds
-    assert int(window[1]) == read_certificate(out / "certificate.json").body["transcript"]["rounds"]
-    killed = re.search(r"process (\d+) was, (\d+) is", " ".join(done.stdout.split()))
+    assert int(window[1]) + int(window[2]) == rounds
+    assert int(window[2]) == len(lines) - rounds
+    assert int(window[2]) == read_certificate(out / "certificate.json").body["transcript"]["rounds"]
+    killed = re.search(r"node-2 \(process (\d+)\) got SIGKILL.*?\(process (\d+)\)", said)
     assert killed is not None
     assert killed[1] != killed[2]
     before, after = (float(one) for one in re.findall(r"(\d+\.\d)% (?:before|after)", done.stdout))
@@ -154,10 +155,14 @@ def test_bad_options_are_named(words: list[str], option: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["3. A process", "4. Training"])
-def test_an_interrupt_ends_every_process(moment: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("transport", "moment"), [("sockets", "3. A process"), ("sockets", "4. Training"), ("flower", "4. Training")]
+)
+def test_an_interrupt_ends_every_process(transport: str, moment: str, tmp_path: Path) -> None:
+    if transport == "flower":
+        pytest.importorskip("flwr")
     with subprocess.Popen(
-        [COMMAND, "local", "--transport", "sockets", "--out", str(tmp_path / "run")],
+        [COMMAND, "local", "--transport", transport, "--out", str(tmp_path / "run")],
         env={**environment(), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -316,3 +321,21 @@ def test_a_document_without_markers_is_left_alone(tmp_path: Path) -> None:
         write_recording(tale().recording, tmp_path / "story.svg")
     assert caught.value.argument == "--record"
     assert (tmp_path / "story.md").read_text() == "Before\n<!-- story -->\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_for_terminals(terminal: bool) -> None:
+    story, progress = io.StringIO(), io.StringIO()
+    teller = ConsoleTeller(
+        Console(file=story, width=80),
+        Console(file=progress, force_terminal=terminal, width=80),
+        folder="runs/x",
+        transport="sockets",
+    )
+    with teller.waiting("training") as news:
+        news("7 sums released")
+        while terminal and "7 sums" not in progress.getvalue():  # a thread draws it
+            time.sleep(0.01)
+    assert ("training: 7 sums released" in progress.getvalue()) == terminal
+    assert ESCAPE not in story.getvalue()
+    assert "7 sums" not in story.getvalue() + teller.recording.export_text()

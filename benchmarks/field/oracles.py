@@ -29,17 +29,19 @@ __all__ = ["CHECKS", "violations"]
 Check = Callable[[Facts, Mapping[str, Ask]], Iterator[str]]
 
 
-def violations(field: Field, requests: Mapping[str, Ask]) -> list[str]:
+def violations(field: Field, requests: Mapping[str, Ask], private: Mapping[str, Ask]) -> list[str]:
     """What does not hold, by check; empty where all is well.
 
     Args:
         requests: all that were handed in, by id.
+        private: those that clients left at their own nodes.
     """
     facts = Facts(field)
     found = []
     for name, check in CHECKS.items():
         try:
-            found += [f"{name}: {said}" for said in check(facts, requests)]
+            asked = {**requests, **private} if check is _clients else requests
+            found += [f"{name}: {said}" for said in check(facts, asked)]
         except Exception as error:
             found.append(f"{name}: cannot be checked, {type(error).__name__}: {error}")
     return found

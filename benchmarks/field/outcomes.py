@@ -27,7 +27,7 @@ def where(kill: Kill, facts: Facts) -> str:
 
 
 def outcome_of(kill: Kill, facts: Facts) -> str:
-    """What became of the round that was under way."""
+    """What became of the round that was under way, whoever else was killed in it."""
     status = {(row.branch, row.round_number): row for row in facts.ledger}
     under_way = max(
         ((key, seen) for key, seen in facts.seen.items() if seen.first <= kill.at),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from field.founding import Ask, Field, write_requests
 from field.places import places_of
 from field.processes import Life, hand_in, run_node, run_windows, start, train_to
+from secure_fu.deployment.node import REQUESTS
+from secure_fu.deployment.node_state import leave_request
 
 __all__ = ["Kill", "Scripted", "Story"]
 
@@ -75,6 +77,7 @@ class Story:
         gap: seconds between two kills, on average.
         rounds: of training before the first window, and in all.
         asks: the requests of the first window, and of the second.
+        private: requests that clients leave at their own nodes before the first window.
         fault: planted in every process of its kind.
         script: kills that a test asks for, beside drawn ones.
         most_lives: of a process that is to end, before the story is given up.
@@ -89,6 +92,7 @@ class Story:
         gap: float = 0.25,
         rounds: tuple[int, int] = (3, 5),
         asks: Sequence[tuple[Ask, ...]] = (),
+        private: Sequence[Ask] = (),
         fault: str = "",
         script: Sequence[Scripted] = (),
         most_lives: int = 30,
@@ -98,6 +102,7 @@ class Story:
         self._fault, self._script = fault, list(script)
         self.kills: list[Kill] = []
         self.failures: list[str] = []
+        self.private = {f"private {number}": one for number, one in enumerate(private)}
         self.requests: dict[str, Ask] = {}
         self._nodes: dict[str, Life] = {}
         self._jobs: Sequence[_Job] = ()
@@ -125,6 +130,9 @@ class Story:
                 self._do("handing in", self._intake(1))
         for number in range(1, len(self._asks) + 1):
             # Whoever is in time for the next window hands in while this one is executed.
+            if number == 1:
+                for one in self.private.values():
+                    leave_request(self.field.node(self.field.node_of(one.client)) / REQUESTS, one.client, one.request)
             later = [self._intake(number + 1)] if number < len(self._asks) else []
             self._do(f"window {number}", self._windows(number), *later)
             if number == 1:
@@ -152,7 +160,7 @@ class Story:
 
     def _start(self, name: str, kind: str, work: Callable[[], object]) -> Life:
         armed = ""
-        if self._quota > 0 and kind in ("service", "intake") and self._draw.random() < 0.6:
+        if self._quota > 0 and kind in ("service", "intake") and self._draw.random() < 0.8:
             armed = self._place(kind)
         for one in self._script:
             if one.kind == kind:
@@ -173,9 +181,12 @@ class Story:
         self._step, self._jobs = step, jobs
         self._quota = min(self._left, _KILLS.get(step, _KILLS_IN_A_WINDOW))
         self._next_kill = max(self._next_kill, time.monotonic() + self._pause())
-        if self._quota > 1 and step.startswith("window"):
-            # What a client destroys, and an opener promises, comes up only now.
-            self._arm(self._draw.choice([one for name, one in self._nodes.items() if name not in self._down]))
+        if self._quota > 2:
+            # What a client destroys, and an opener promises, comes up now and then only.
+            for nodes in (self.field.client_nodes, self.field.opener_nodes):
+                up = [name for name in nodes if name not in self._down]
+                if up:
+                    self._arm(self._nodes[self._draw.choice(up)])
         while not all(job.done for job in jobs):
             for job in jobs:
                 self._look_at(job)
@@ -240,7 +251,7 @@ class Story:
         if not chosen:
             return
         life = self._draw.choice(chosen)
-        if life.arm.exists() and self._draw.random() < 0.6:
+        if life.arm.exists() and self._draw.random() < 0.85:
             return  # it has a place to reach
         if life.kind == "intake" or self._draw.random() < 0.4:
             self._arm(life)

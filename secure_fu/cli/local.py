@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secure_fu.cli.common import INTERRUPTED, complain
 from secure_fu.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from secure_fu.local_federation.kinds import TransportKind
 
 __all__ = ["local"]
 
@@ -40,7 +43,7 @@ def local(
     Six hospitals' nodes, the server and the transport run as processes of this machine, on the loopback address alone.
     All of them end with the command, and with Ctrl-C at any moment.
     """
-    from secure_fu.local_federation.transports import TransportKind, flower_is_installed
+    from secure_fu.local_federation.kinds import TransportKind, flower_is_installed
 
     kinds = {kind.value: kind for kind in TransportKind}
     if transport is None:
@@ -53,24 +56,25 @@ def local(
         raise ArgumentError("--record", str(record), "a file FILE.svg in a folder that exists")
     target = out if out is not None else Path("runs") / f"local-{datetime.now():%Y%m%d-%H%M%S}"
     try:
-        _run(target, kinds[transport].value, record)
+        _run(target, kinds[transport], record)
     except KeyboardInterrupt as interrupt:
         complain("interrupted; every process that was started is ended", interrupt)
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _run(target: Path, kind: str, record: Path | None) -> None:
+def _run(target: Path, kind: TransportKind, record: Path | None) -> None:
     from rich.console import Console
 
     from secure_fu.cli.local_teller import ConsoleTeller, write_recording
     from secure_fu.learning import limit_threads
-    from secure_fu.local_federation import Interrupts, Story, TransportKind
+    from secure_fu.local_federation.interrupts import Interrupts
+    from secure_fu.local_federation.story import Story
 
     limit_threads()
     console = Console()
-    teller = ConsoleTeller(console, Console(stderr=True), folder=str(target), transport=kind)
+    teller = ConsoleTeller(console, Console(stderr=True), folder=str(target), transport=kind.value)
     with Interrupts() as interrupts:
-        certificate = Story(target, TransportKind(kind), teller=teller, interrupts=interrupts).tell()
+        certificate = Story(target, kind, teller=teller, interrupts=interrupts).tell()
     if record is not None:
         for path in write_recording(teller.recording, record):
             console.print(f"Recorded: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -72,17 +72,17 @@ class ConsoleTeller:
         console.print(Text(f"Everything is in {folder}; logs of all processes too."), soft_wrap=True)
 
     def step(self, title: str) -> None:
-        """See :class:`~secure_fu.local_federation.Teller`."""
+        """See :class:`~secure_fu.local_federation.story.Teller`."""
         self._steps += 1
         self._tell(Text())
         self._tell(Text(f"{self._steps}. {title}", style="bold cyan"))
 
     def say(self, line: str) -> None:
-        """See :class:`~secure_fu.local_federation.Teller`."""
+        """See :class:`~secure_fu.local_federation.story.Teller`."""
         self._tell(_indented(Text(line), 3))
 
     def ran(self, said: Said, *, since: str = "") -> None:
-        """See :class:`~secure_fu.local_federation.Teller`."""
+        """See :class:`~secure_fu.local_federation.story.Teller`."""
         self._tell(_indented(Text(f"$ {said.command}", style="green"), 3, " \\"))
         output = said.output.splitlines()
         if since in output:
@@ -94,7 +94,7 @@ class ConsoleTeller:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
-        """See :class:`~secure_fu.local_federation.Teller`."""
+        """See :class:`~secure_fu.local_federation.story.Teller`."""
         if not self._progress.is_terminal:
             yield lambda news: None
             return

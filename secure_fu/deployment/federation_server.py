@@ -38,6 +38,7 @@ from secure_fu.federation.fleet import Request
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
 from secure_fu.federation.main_line import MainLine
 from secure_fu.federation.server_directory import ServerDirectory, write_public_files
+from secure_fu.federation.stored_formats import upgrade
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, PrivacyLedger
@@ -87,6 +88,7 @@ class FederationServer(Coordinator):
         methods: Iterable[UnlearningMethod] | None = None,
         patience: Patience | None = None,
     ) -> None:
+        upgrade(directory)
         founding = read_founding(directory / FOUNDING)
         patience = Patience() if patience is None else patience
         model = FlatModel(founded_module(founding) if module is None else module)

@@ -17,6 +17,7 @@ from secure_fu.deletion.deletion_policy import write_deletion_policy
 from secure_fu.deployment.setup import KEYS, ROSTER, own_parties
 from secure_fu.deployment.terms import Terms, model_of
 from secure_fu.errors import ArgumentError, RecordError
+from secure_fu.federation.agreed_policy import policy_of
 from secure_fu.federation.founding import FOUNDING, Founding, write_founding
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
@@ -50,22 +51,14 @@ def policy_for(terms: Terms, roster: Roster, plan: Plan) -> Policy:
     """What every party pins."""
     members = roster.names(Role.MEMBER) if terms.scheme == "kahe" else roster.names(Role.KEY_HOLDER)
     sets = kahe_parameter_sets() if terms.scheme == "kahe" else frozenset({scheme(terms.scheme).parameter_set})
-    return Policy(
+    return policy_of(
+        plan,
+        roster=roster,
         server=roster.names(Role.SERVER)[0],
         committee=members,
         terms=terms.terms_for(roster),
-        roster_digest=roster.digest,
-        unit=plan.recipe.unit,
-        budget=plan.budget,
-        clip_norm=plan.recipe.clip_norm,
-        saturation=plan.recipe.saturation,
-        noise_multiplier=plan.least_noise_multiplier,
-        sampling_rate=plan.largest_sampling_rate,
-        minimum_cohort=plan.minimum_cohort,
-        colluders=plan.colluders,
         purposes=frozenset({TRAIN, *(method.purpose for method in terms.methods)}),
         parameter_sets=sets,
-        grids=frozenset({plan.grid.value}),
     )
 
 

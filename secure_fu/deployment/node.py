@@ -36,6 +36,7 @@ from secure_fu.errors import (
     SecureFUError,
 )
 from secure_fu.federation.fitting import check_fits
+from secure_fu.federation.stored_formats import upgrade
 from secure_fu.learning import FlatModel, Records
 from secure_fu.privacy import Unit
 from secure_fu.protocol import (
@@ -165,6 +166,7 @@ class Node:
         *,
         new: bool,
     ) -> Node:
+        upgrade(directory)
         return cls(
             NodeDirectory.read(directory),
             randomness=OsRandomness() if randomness is None else randomness,

@@ -15,6 +15,7 @@ from secure_fu.crypto import (
     scheme,
 )
 from secure_fu.errors import ArgumentError
+from secure_fu.federation.agreed_policy import policy_of
 from secure_fu.federation.party_directory import PartyDirectory
 from secure_fu.planning import Plan
 from secure_fu.protocol import (
@@ -156,23 +157,14 @@ class Parties:
         )
 
     def _policy(self, roster: Roster) -> Policy:
-        plan, recipe = self._plan, self._plan.recipe
-        return Policy(
+        return policy_of(
+            self._plan,
+            roster=roster,
             server=_SERVER,
             committee=self._committee,
             terms=self._terms,
-            roster_digest=roster.digest,
-            unit=recipe.unit,
-            budget=plan.budget,
-            clip_norm=recipe.clip_norm,
-            saturation=recipe.saturation,
-            noise_multiplier=plan.least_noise_multiplier,
-            sampling_rate=plan.largest_sampling_rate,
-            minimum_cohort=plan.minimum_cohort,
-            colluders=plan.colluders,
             purposes=self._purposes,
             parameter_sets=kahe_parameter_sets() if self._scheme is None else frozenset({self._scheme.parameter_set}),
-            grids=frozenset({plan.grid.value}),
         )
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from secure_fu.federation.server_directory import (
     file_name,
     write_public_files,
 )
+from secure_fu.federation.stored_formats import upgrade
 from secure_fu.planning import Plan
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import ClientRecord, MemberRecord, OpeningRecord, Policy
@@ -75,6 +76,7 @@ class PartyDirectory:
         self._client_records: dict[str, ClientRecord] = {}
         founding = None
         if not new:
+            upgrade(directory)
             founding = read_founding(directory / FOUNDING)
             founding.check(clients=clients, scheme_name=scheme_name, plan=plan, facts=facts, path=directory / FOUNDING)
         with ExitStack() as opened:

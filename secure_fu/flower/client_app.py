@@ -1,7 +1,8 @@
 """The ClientApp: a relay between Flower and the node on its machine, which alone has keys and data.
 
 Flower starts a process for each message and takes the app's code from the server, so nothing secret may be within its
-reach: it hands bytes to the node's socket and carries the answer back. It imports neither torch nor the protocol.
+reach: it hands bytes to the node's socket and carries the answer back. Run the SuperNode as another user than the node.
+It imports neither torch nor the protocol.
 
 In the simulation engine there are no nodes of their own. There the node's directory is opened for each message.
 """

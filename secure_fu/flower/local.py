@@ -31,7 +31,7 @@ __all__ = ["LocalFlower", "RunOutcome"]
 
 _CONNECTION: Final = "local"
 _SUPERLINK: Final = "superlink"
-_STARTUP_SECONDS: Final = 60.0
+_STARTUP_SECONDS: Final = 120.0
 _HOST: Final = "127.0.0.1"
 
 Setting = str | int | float | bool
@@ -108,7 +108,7 @@ class LocalFlower:
         """Start the SuperLink, register every node's key, and start the SuperNodes.
 
         Raises:
-            LocalProcessError: something did not start within a minute.
+            LocalProcessError: something did not start within two minutes.
         """
         if self._processes.pids:
             raise ArgumentError("start", "called twice", "one call")

@@ -14,7 +14,7 @@ from secure_fu.flower.processes import LocalProcessError, Processes, program
 
 __all__ = ["LocalNodes"]
 
-_STARTUP_SECONDS: Final = 60.0
+_STARTUP_SECONDS: Final = 120.0
 
 
 def _secure_fu_node(folder: Path, socket: Path) -> Sequence[str]:
@@ -72,7 +72,7 @@ class LocalNodes:
         """Start nodes, or start them again, and wait until each has its socket.
 
         Raises:
-            LocalProcessError: one died, or has no socket within a minute.
+            LocalProcessError: one died, or has no socket within two minutes.
         """
         for name in names:
             self._sockets[name].unlink(missing_ok=True)  # what a killed process left must not pass for the new one's

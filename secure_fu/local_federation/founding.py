@@ -14,7 +14,7 @@ from secure_fu.deployment.roster_changes import pin
 from secure_fu.deployment.setup import KEYS, ROSTER, make_keys, make_roster, read_party_file, read_roster, write_roster
 from secure_fu.deployment.terms import read_terms
 from secure_fu.federation.founding import Founding
-from secure_fu.local_federation.parties import SERVER, Cast, digits, terms_file
+from secure_fu.local_federation.parties import SERVER, TERMS_TEXT, Cast, digits
 
 __all__ = ["BUNDLE", "TERMS", "Folders", "found_federation", "make_all_keys", "make_the_roster", "pin_everywhere"]
 
@@ -64,10 +64,10 @@ def make_the_roster(folders: Folders, public: list[Path]) -> Roster:
     return read_roster(folders.out / ROSTER)
 
 
-def found_federation(folders: Folders, roster: Roster, *, rounds: int, forget_epsilon: float) -> tuple[Founding, bytes]:
+def found_federation(folders: Folders, roster: Roster) -> tuple[Founding, bytes]:
     """Write the terms, found the federation, make the bundle for its nodes; returns the bundle's digest, too."""
     terms = folders.out / TERMS
-    terms.write_text(terms_file(rounds=rounds, forget_epsilon=forget_epsilon), encoding="utf-8")
+    terms.write_text(TERMS_TEXT, encoding="utf-8")
     founding = found(read_terms(terms), roster, folders.server, keys=folders.server / KEYS)
     return founding, write_bundle(folders.server, folders.out / BUNDLE)
 

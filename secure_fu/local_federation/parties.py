@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from secure_fu.crypto import Role
 from secure_fu.errors import ArgumentError
 
-__all__ = ["SERVER", "Cast", "digits", "terms_file"]
+__all__ = ["SERVER", "TERMS_TEXT", "Cast", "digits"]
 
 SERVER: Final = "server"
 _MODULUS: Final = 5  # every fifth digit is public test data
-_TERMS: Final = """\
+TERMS_TEXT: Final = """\
 # Six hospitals train a classifier of handwritten digits together, and forget records on demand.
 # Every value is public, and none was chosen by looking at anybody's data.
 
@@ -35,7 +35,7 @@ colluders = 1
 epsilon = 8.0            # a record's budget, for training and deletions together
 delta = 1e-5
 deletion_reserve = 0.5
-rounds = {rounds}
+rounds = 10
 sampling_rate = 0.5
 learning_rate = 1.0
 momentum = 0.8
@@ -50,17 +50,18 @@ quorum = 3
 corrupt = 1
 
 [methods.rollback]
-forget_epsilon = {forget_epsilon}
+forget_epsilon = 4.0     # at most so much may the record have paid up to the checkpoint
 
 [deletion]
 window_start = 1735689600
 window_seconds = 86400
 minimum_batch = 1
 method = "rollback"
-settings = {{ forget_epsilon = {forget_epsilon} }}
+settings = { forget_epsilon = 4.0 }
 largest_wait_seconds = 2592000
 execution_seconds = 3600
 """
+"""What the federation is founded on, as an operator writes it; see :func:`~secure_fu.deployment.terms.read_terms`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +105,6 @@ class Cast:
     def roles(self, node: str) -> dict[str, Role]:
         """The parties of a node with their roles."""
         return {name: Role.MEMBER if name.startswith("member") else Role.CLIENT for name in self.nodes[node]}
-
-
-def terms_file(*, rounds: int, forget_epsilon: float) -> str:
-    """The federation's terms as TOML; see :func:`secure_fu.deployment.terms.read_terms`."""
-    return _TERMS.format(rounds=rounds, forget_epsilon=forget_epsilon)
 
 
 Part = tuple[NDArray[np.float64], NDArray[np.int64]]

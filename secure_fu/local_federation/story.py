@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from secure_fu.deletion import RequestQueue, Window, WindowState
 from secure_fu.deployment.deletion_executor import CERTIFICATES, QUEUE
 from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.logs import log_to
+from secure_fu.deployment.logs import LOGGER, log_to
 from secure_fu.deployment.setup import KEYS, ROSTER, digest_lines
 from secure_fu.deployment.socket_exchange import SocketExchange
 from secure_fu.errors import ArgumentError, SecureFUError
@@ -32,8 +33,9 @@ from secure_fu.local_federation.founding import (
     pin_everywhere,
 )
 from secure_fu.local_federation.interrupts import Interrupts
+from secure_fu.local_federation.kinds import TransportKind
 from secure_fu.local_federation.parties import Cast, digits
-from secure_fu.local_federation.transports import FlowerTransport, Job, SocketTransport, Transport, TransportKind
+from secure_fu.local_federation.transports import FlowerTransport, Job, SocketTransport, Transport
 
 __all__ = ["Story", "Teller"]
 
@@ -76,12 +78,9 @@ class Story:
         kind: of transport.
         teller: who tells it.
         interrupts: entered by the caller, around :meth:`tell`.
-        rounds: of training.
-        forget_epsilon: of rollback.
-        cast: who takes part.
 
     Raises:
-        ArgumentError: the folder is in use, or cannot be used; or no round.
+        ArgumentError: the folder is in use, or cannot be used.
     """
 
     def __init__(
@@ -91,18 +90,12 @@ class Story:
         *,
         teller: Teller,
         interrupts: Interrupts,
-        rounds: int = 10,
-        forget_epsilon: float = 3.0,
-        cast: Cast | None = None,
     ) -> None:
-        if rounds < 1:
-            raise ArgumentError("rounds", rounds, "at least 1")
-        self._folders = Folders(out=_taken(out), cast=Cast.hospitals() if cast is None else cast)
+        self._folders = Folders(out=_taken(out), cast=Cast.hospitals())
         self._kind = kind
         self._teller = teller
         self._interrupts = interrupts
-        self._rounds = rounds
-        self._forget_epsilon = forget_epsilon
+        self._rounds = 0  # of training, as founded
 
     def tell(self) -> Path:
         """Tell the story; returns the certificate's file, a copy in the folder.
@@ -117,7 +110,8 @@ class Story:
         with ExitStack() as running:
             folders = self._folders
             folders.logs.mkdir(mode=0o700)
-            log_to(running.enter_context((folders.logs / "local.log").open("w", encoding="utf-8")))
+            handler = log_to(running.enter_context((folders.logs / "local.log").open("w", encoding="utf-8")))
+            running.callback(logging.getLogger(LOGGER).removeHandler, handler)
             short = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="secure-fu-")))  # as sockets need it
             sockets = {name: short / f"{name}.sock" for name in cast.nodes}
             nodes = self._start_nodes(running, sockets)
@@ -131,9 +125,9 @@ class Story:
             count = len(nodes.pids) + transport.processes
         certificate = self._certificate()
         self._verify()
-        self._teller.step("What is left")
+        self._teller.step("The end")
         self._teller.say(f"Accuracy on public test data: {before:.1%} before the deletion, {after:.1%} after it.")
-        self._teller.say(f"All {count} processes are ended. {TERMS}, keys, records and {PAGE} are in the folder.")
+        self._teller.say(f"All {count} processes are ended. {CERTIFICATE} and {PAGE} are in the folder.")
         return certificate
 
     # The federation is founded
@@ -150,8 +144,9 @@ class Story:
         tell.say(f"Each {KEYS} stays in its own folder, for its owner alone; public .party files travel.")
         tell.step("Roster, terms, founding")
         roster = make_the_roster(folders, public)
-        founding, digest = found_federation(folders, roster, rounds=self._rounds, forget_epsilon=self._forget_epsilon)
+        founding, digest = found_federation(folders, roster)
         plan = founding.plan
+        self._rounds = plan.recipe.rounds
         tell.say(
             f"{TERMS}: scheme {founding.scheme_name}, {plan.recipe.rounds} rounds, noise multiplier "
             f"{plan.recipe.noise_multiplier:g}; a record's budget is epsilon {plan.budget.epsilon:g} at delta "
@@ -213,7 +208,7 @@ class Story:
         size = max(one["upload_bytes"] for one in traffic)
         self._teller.say(
             f"{len(traffic)} rounds, {uploads} uploads of {size:,} bytes each, encrypted and noised by the hospitals; "
-            "the server saw the sums."
+            "the server saw their sums."
         )
 
     @contextmanager
@@ -282,12 +277,15 @@ class Story:
             nodes.start(killed)
             away = time.monotonic() - at
         self._teller.say(
-            f"After sum {then} of the window, {killed} got SIGKILL; {away:.1f} s later it listens again (process "
-            f"{pid} was, {nodes.pids[killed]} is)."
+            f"After sum {then} of the window, {killed} (process {pid}) got SIGKILL. Started again, it listened after "
+            f"{away:.1f} s (process {nodes.pids[killed]}), and read from its disk what it was to forget."
         )
         window = self._window()
-        line = f"{self._released() - began} sums were released in the window; it is {window.state.value}."
-        self._teller.say(line)
+        again = self._released() - began
+        self._teller.say(
+            f"Rollback went back to round {self._rounds - again} of {self._rounds} and ran {again} rounds again, "
+            f"without the record and with fresh noise. The window is {window.state.value}."
+        )
         return window
 
     def _window(self) -> Window:

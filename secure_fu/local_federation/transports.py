@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,26 +18,12 @@ from secure_fu.flower.local import LocalFlower
 from secure_fu.flower.processes import LocalProcessError, Processes
 from secure_fu.local_federation.flower_app import write_flower_app
 
-__all__ = ["FlowerTransport", "Job", "SocketTransport", "Transport", "TransportKind", "flower_is_installed"]
+__all__ = ["FlowerTransport", "Job", "SocketTransport", "Transport"]
 
 _JOB_SECONDS: Final = 1200.0
-_LOOK_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 30.0
 _RETURN_SECONDS: Final = 60.0  # a relay waits so long for a node that is started again
 _TAIL: Final = 1500
-
-
-class TransportKind(Enum):
-    """Which transport: Flower with TLS and authenticated SuperNodes, or the nodes' sockets alone."""
-
-    FLOWER = "flower"
-    SOCKETS = "sockets"
-
-
-def flower_is_installed() -> bool:
-    """Whether the extra `flower` is there."""
-    from importlib.util import find_spec
-
-    return find_spec("flwr") is not None
 
 
 class Job(Protocol):

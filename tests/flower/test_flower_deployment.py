@@ -90,7 +90,7 @@ def run_with_a_kill(flower, nodes, config):
         time.sleep(0.5)
     nodes.kill(KILLED)
     nodes.start(KILLED)
-    log = flower.wait(run, timeout=240)
+    log = flower.wait(run, timeout=600)
     assert flower.status(run) == "finished:completed", log
     return json.loads(Path(config["report"]).read_text())
 
@@ -152,6 +152,7 @@ def test_train_delete_unlearn_certify_over_flower(folder, example, monkeypatch):
     folders = {name: folder / "fed" / "nodes" / name for name in NODES}
     sockets = {name: folder / f"{name}.sock" for name in NODES}
     config = {"server-directory": str(server), "capture-directory": str(capture), "wait-for-nodes": len(NODES)}
+    config |= {"exchange-timeout": 240.0, "wait-seconds": 240.0}  # a slow machine must not leave a node out
     with (
         LocalNodes(folders, sockets, logs=folder / "logs", command=node_command) as nodes,
         LocalFlower(

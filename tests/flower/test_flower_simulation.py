@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -41,13 +40,11 @@ def test_the_app_trains_in_the_simulation_engine(scheme, monkeypatch):
         make(folder / "fed", terms, CASTS[scheme])
         nodes = folder / "fed" / "nodes"
         running = {name: nodes / name for name in CASTS[scheme] if name == "node-keys"}
-        script = str(Path(__file__).with_name("deterministic_node.py"))
         with (
             LocalNodes(
                 running,
                 {name: socket_path(path) for name, path in running.items()},
                 logs=folder / "logs",
-                command=lambda directory, socket: [sys.executable, script, str(directory), str(socket), "7"],
             ),
             LocalFlower(folder / "flower", {}) as flower,
         ):

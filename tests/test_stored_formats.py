@@ -6,6 +6,8 @@ import hashlib
 import json
 import sqlite3
 import struct
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,17 +15,17 @@ import numpy as np
 import pytest
 from small_federations import REQUESTS, federation, silos
 
-from secure_fu.deployment.formats import FORMATS, NewerFormat, stored, upgrade
 from secure_fu.errors import LedgerError, RecordError
 from secure_fu.federation import Federation
 from secure_fu.federation.main_line_file import read_standing
+from secure_fu.federation.stored_formats import FORMATS, NewerFormat, stored, upgrade
 from secure_fu.learning import mlp
 from secure_fu.privacy import PrivacyLedger, Unit
 from secure_fu.unlearning import Exact, Retrain
 
 # Made by the last commit that wrote main-line/1, with tests/small_federations.py of then: three rounds of training,
 # then records 0, 3 and 7 of silo-1 deleted by rollback; killed when the deletion was written down and nobody had wiped.
-FORMER = Path(__file__).parents[1] / "vectors" / "main_line_1.tar.xz"
+FORMER = Path(__file__).parent / "vectors" / "main_line_1.tar.xz"
 
 
 @pytest.fixture
@@ -173,3 +175,18 @@ def test_an_older_version_without_an_upgrade_is_refused_naming_what_can_be_read(
     path.write_text(json.dumps({**values, "format": "secure-fu/main-line/0"}))
     with pytest.raises(RecordError, match=r"of version 0 .* knows versions 1, 2"):
         upgrade(former)
+
+
+def test_looking_at_formats_ends_no_lock(former):
+    upgrade(former)
+    with PrivacyLedger.open(former / "ledger.sqlite"):
+        assert any(found.path.name == "ledger.sqlite" for found in stored(former))
+        code = (
+            "import sys; from pathlib import Path; from secure_fu.privacy import PrivacyLedger; "
+            "PrivacyLedger.open(Path(sys.argv[1]))"
+        )
+        outcome = subprocess.run(
+            [sys.executable, "-c", code, former / "ledger.sqlite"], capture_output=True, text=True, check=False
+        )
+    assert outcome.returncode == 1
+    assert "LedgerError" in outcome.stderr

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,6 @@ from secure_fu.training.checkpoints import read_state
 
 __all__ = ["FORMATS", "NewerFormat", "Stored", "StoredFormat", "stored", "upgrade"]
 
-_SQLITE_HEADER: Final = 100
 _LARGEST_HEADER: Final = 1 << 24
 _LEDGER: Final = "ledger.sqlite"
 
@@ -73,11 +73,7 @@ class Stored:
 
 
 def stored(directory: Path) -> Iterator[Stored]:
-    """The files of a directory that have a format.
-
-    Not for a directory that is open in this process: on POSIX systems, closing a file ends the locks that the process
-    has on it.
-    """
+    """The files of a directory that have a format. It locks nothing, and ends no lock of this process."""
     for known in FORMATS:
         for pattern in known.patterns:
             for path in sorted(directory.glob(pattern)):
@@ -172,20 +168,20 @@ def _number(name: str, text: object) -> int | None:
 
 
 def _of_sqlite(application: bytes, kind: int | None = None) -> Callable[[Path], int | None]:
-    """`user_version` of an SQLite file, read from its header; a party's record has its kind there, and is version 1."""
+    """Kinds of record are kept where other files keep their version; they have had one version so far."""
 
     def version_of(path: Path) -> int | None:
+        # By SQLite itself, and as a file that nobody changes: an own descriptor on it would end, when it is closed, the
+        # locks that another connection of this process has (POSIX).
         try:
-            with path.open("rb") as file:
-                header = file.read(_SQLITE_HEADER)
-        except OSError:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as connection:
+                ((found,),) = connection.execute("PRAGMA application_id").fetchall()
+                ((number,),) = connection.execute("PRAGMA user_version").fetchall()
+        except sqlite3.Error:
             return None
-        if len(header) < _SQLITE_HEADER or header[68:72] != application:
+        if found != int.from_bytes(application, "big"):
             return None
-        (number,) = struct.unpack(">I", header[60:64])
-        if kind is not None:
-            return 1 if number == kind else None
-        return int(number)
+        return int(number) if kind is None else (1 if number == kind else None)
 
     return version_of
 
