@@ -32,6 +32,7 @@ from field.facts import Facts
 from field.founding import Ask, Field, found_field
 from field.oracles import violations
 from field.outcomes import outcome_of, table, where
+from field.places import places_of
 from field.processes import open_server, say, start
 from field.story import Scripted, Story
 from harness import report
@@ -70,6 +71,7 @@ def run(root: Path, points: int, seed: int, *, keep: bool) -> dict[str, object]:
     started, stories = time.monotonic(), 0
     found: list[tuple[str, str, str]] = []
     wrong: list[str] = []
+    reached: set[tuple[str, str]] = set()
     requests = rounds = lost = 0
     schemes: Counter[str] = Counter()
     while len(found) < points:
@@ -80,10 +82,18 @@ def run(root: Path, points: int, seed: int, *, keep: bool) -> dict[str, object]:
             root / f"s{stories}", scheme=scheme, method=method, branch_rounds=80, hidden_units=stories % 2
         )
         private = (Ask(client="silo-4", places=(6,)),) if stories % 2 else ()
-        story = Story(field, draw, kills=points - len(found), asks=asks(draw), private=private)
+        story = Story(
+            field,
+            draw,
+            kills=points - len(found),
+            asks=asks(draw),
+            private=private,
+            script=script(draw, scheme, reached),
+        )
         said = tell(story)
         facts = Facts(field)
         wrong += [f"story {stories} ({scheme}, {method}): {one}" for one in said]
+        reached |= {(kill.kind, kill.place) for kill in story.kills}
         found += [(kill.kind, where(kill, facts), outcome_of(kill, facts)) for kill in story.kills]
         schemes[scheme] += len(story.kills)
         requests += len(story.requests)
@@ -152,6 +162,19 @@ def planted(root: Path, faults: tuple[str, ...]) -> dict[str, list[str]]:
         found[fault or "none"] = sorted({one.partition(":")[0] for one in said})
         print(f"fault {fault or 'none'!r}, {len(story.kills)} kills: {'; '.join(said[:3]) or 'nothing found'}"[:300])
     return found
+
+
+def script(draw: random.Random, scheme: str, reached: set[tuple[str, str]]) -> list[Scripted]:
+    """Places that nobody has died at yet, for the first lives of processes; beside what is drawn on the way."""
+    chosen = []
+    opener = "member" if scheme == "kahe" else "key-holder"
+    for kind, times in (("service", 6), ("server", 2), ("client", 3), (opener, 2)):
+        new = [one for one in places_of(kind, scheme) if (kind, f"{one[1]} {one[0]}") not in reached]
+        chosen += [
+            Scripted(kind=kind, place=name, side=side, count=draw.randint(1, most))
+            for name, side, most in draw.sample(new, min(times, len(new)))
+        ]
+    return chosen
 
 
 def asks(draw: random.Random) -> tuple[tuple[Ask, ...], ...]:

@@ -126,7 +126,9 @@ class Soak:
                 if not got:
                     raise RuntimeError(f"the server ended after {done} rounds; {server.log.read_text()[-2000:]}")
                 done += got
-                length, last = 0.7 * length + 0.3 * (now - last), now
+                if done > got:  # the first round loads and compiles
+                    length = 0.7 * length + 0.3 * (now - last)
+                last = now
                 self._restore()
                 self._draw_dropouts(length)
                 self._read_memory(done, server)
@@ -137,7 +139,8 @@ class Soak:
         for name in self._field.hosted:
             if self._draw.random() < _DROPS_OUT:
                 hows = ("silent",) if name in _ANCHORS else ("silent", "silent", "killed", "ended")
-                self._due.append((now + self._draw.uniform(0.0, length), name, self._draw.choice(hows)))
+                delay = max(0.0, self._draw.uniform(-0.5, 1.0) * length)  # a third are away from the start
+                self._due.append((now + delay, name, self._draw.choice(hows)))
 
     def _act(self, now: float) -> None:
         for entry in [one for one in self._due if one[0] <= now]:

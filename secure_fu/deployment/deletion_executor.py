@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from secure_fu.crypto import Roster
 from secure_fu.deletion import (
@@ -26,13 +27,15 @@ from secure_fu.deployment.founded import server_identity
 from secure_fu.deployment.founding_bundle import DELETION
 from secure_fu.deployment.remote_sums import Patience
 from secure_fu.deployment.setup import ROSTER
-from secure_fu.errors import AlreadyForgotten, ConfigError
+from secure_fu.errors import AlreadyForgotten, ConfigError, RunDirectoryError
 from secure_fu.protocol import read_policy
 
-__all__ = ["CERTIFICATES", "NODES", "QUEUE", "ServerExecutor", "deletion_service", "read_node_sockets"]
+__all__ = ["AUDIT", "CERTIFICATES", "NODES", "QUEUE", "ServerExecutor", "deletion_service", "read_node_sockets"]
 
 QUEUE: Final = Path("deletion") / "queue.sqlite"
 CERTIFICATES: Final = Path("deletion") / "certificates"
+AUDIT: Final = Path("deletion") / "audit.json"
+"""What `secure-fu audit` said of this federation's configuration; certificates quote it when it is there."""
 NODES: Final = "nodes.toml"
 _POLICY: Final = "policy.toml"
 _MAX_BYTES: Final = 1 << 20
@@ -120,6 +123,7 @@ def deletion_service(
                     roster=roster,
                     policy_digest=policy.digest,
                     clock=clock,
+                    audit=_read_audit(directory / AUDIT),
                 )
             )
         return made[0]
@@ -136,6 +140,28 @@ def deletion_service(
         ) as service,
     ):
         yield service
+
+
+def _read_audit(path: Path) -> tuple[Mapping[str, Any], bytes] | None:
+    """A decoded `audit.json` with its bytes; None where there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or is no audit.
+    """
+    from secure_fu.report.audit.schema import read_audit
+
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError("deletion/audit.json", str(path), f"a file that can be read ({error.strerror})") from None
+    try:
+        audit = json.loads(content)
+        read_audit(audit)
+    except (ValueError, RecursionError, RunDirectoryError) as error:
+        raise ConfigError("deletion/audit.json", str(path), f"an audit.json of `secure-fu audit` ({error})") from None
+    return audit, content
 
 
 def read_node_sockets(directory: Path) -> tuple[Path, ...]:

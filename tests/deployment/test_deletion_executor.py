@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from secure_fu.deletion import (
 )
 from secure_fu.deletion.certificate import read_certificate
 from secure_fu.deployment.deletion_executor import (
+    AUDIT,
     CERTIFICATES,
     QUEUE,
     ServerExecutor,
@@ -42,6 +44,7 @@ from secure_fu.deployment.node import Node
 from secure_fu.deployment.node_socket import serve
 from secure_fu.deployment.remote_sums import Patience
 from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.errors import ConfigError
 
 NOW = int(time.time())
 DAY = 24 * 3600
@@ -129,9 +132,18 @@ def certificates(operated):
     return [read_certificate(path).body for path in sorted((operated.server / CERTIFICATES).glob("*.json"))]
 
 
-def test_requests_become_certificates(field):
+def test_requests_become_certificates(field, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "report")
+    from audit_examples import quick
+
     operated, nodes = field
     first, second = signed(operated, WANTED, disclose=True), signed(operated, OTHER, 2)
+    (operated.server / AUDIT).write_text("{}")
+    with hand_in(operated, first, second) as queue:
+        with pytest.raises(ConfigError, match=r"audit\.json"):
+            run_service(operated, queue, NOW)
+        assert {entry.state for entry in queue.entries()} == {State.EXECUTED}, "deleted, and not certified yet"
+    (operated.server / AUDIT).write_text(json.dumps(quick()))
     with hand_in(operated, first, second) as queue:
         (window,) = run_service(operated, queue, NOW).windows
         assert (window.state, window.requests, window.hidden_units) == (WindowState.CERTIFIED, 2, 2)
@@ -147,6 +159,8 @@ def test_requests_become_certificates(field):
     assert [entry["requester"]["name"] for entry in one["asked"]["requests"]].count("silo-1") == 1
     assert two["asked"]["requests"] == []
     assert one["unconfirmed"] == two["unconfirmed"] == []
+    assert one["audit"]["quick"] is True
+    assert one["audit"]["sha256"] == hashlib.sha256((operated.server / AUDIT).read_bytes()).hexdigest()
     assert len(one["wiped"]) == len(CLIENTS)
 
 
