@@ -38,7 +38,7 @@ def killed(tmp_path_factory):
 
 
 def test_nothing_is_lost_done_twice_or_unaccounted_when_processes_are_killed(killed):
-    assert killed["kills"] == 8
+    assert killed["kills"] >= 8
     assert killed["requests"] >= 5  # of one story
     assert killed["violations"] == []
     assert "NOT IN THE LEDGER" not in killed["outcomes"]

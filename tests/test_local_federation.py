@@ -293,6 +293,7 @@ def tale() -> ConsoleTeller:
     teller = ConsoleTeller(quiet, quiet, folder="runs/x", transport="sockets")
     teller.step("A step")
     words = "secure-fu verify " + "word " * 30 + "end"
+    teller.ran(Said(command="secure-fu certificate", output="a\n\nb", complaint="", code=0))
     teller.ran(Said(command=words, output="no\nPROVED\n- it", complaint="", code=1), since="PROVED")
     return teller
 
@@ -306,6 +307,7 @@ def test_a_recording_goes_between_its_markers(tmp_path: Path) -> None:
     once = document.read_text()
     assert once.startswith("Before\n\n<!-- story -->\n\n```text\n$ secure-fu local --transport sockets\n\n1. A step\n")
     assert once.endswith("   [...]\n   PROVED\n   - it\n   exit code 1\n```\n\n<!-- /story -->\n\nAfter\n")
+    assert "   $ secure-fu certificate\n   a\n\n   b\n   $ secure-fu verify" in once
     assert "old" not in once
     assert max(map(len, once.splitlines())) <= 100
     # A command in several lines is still that command.

@@ -85,7 +85,7 @@ class ConsoleTeller:
         """See :class:`~secure_fu.local_federation.story.Teller`."""
         self._tell(_indented(Text(f"$ {said.command}", style="green"), 3, " \\"))
         output = said.output.splitlines()
-        if since in output:
+        if since and since in output:
             output = ["[...]", *output[output.index(since) :]]
         for line in (*output, *said.complaint.splitlines()):
             self._tell(_indented(Text(line, style="dim"), 3))

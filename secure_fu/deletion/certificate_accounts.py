@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
@@ -279,6 +279,23 @@ class Accounts:
         return self._only(lambda kind: kind.released)
 
     @property
+    def charged(self) -> Accounts:
+        """The same without the difference between rounds that were released and others: a ledger may not know it."""
+        kinds = tuple(dict.fromkeys(replace(kind, released=True) for kind in self.kinds))
+        places = [kinds.index(replace(kind, released=True)) for kind in self.kinds]
+
+        def profiles(of: tuple[Profile, ...]) -> tuple[Profile, ...]:
+            return tuple(
+                tuple(
+                    sum(count for count, there in zip(profile, places, strict=True) if there == place)
+                    for place in range(len(kinds))
+                )
+                for profile in of
+            )
+
+        return Accounts(kinds=kinds, forgotten=profiles(self.forgotten), retained=profiles(self.retained))
+
+    @property
     def own(self) -> Accounts:
         """The rounds of the deletion alone."""
         return self._only(lambda kind: kind.part is Part.DELETION)
@@ -359,7 +376,7 @@ def part_of(
 
 
 def ledger_rounds(
-    ledger: PrivacyLedger, branch: str, *, basis: Lineage, until: int
+    ledger: PrivacyLedger, branch: str, *, basis: Lineage, until: int, unreleased: Collection[tuple[str, int]] = ()
 ) -> Iterator[tuple[RoundKind, tuple[str, ...]]]:
     """The rounds that a ledger has charged up to a deletion's end, each with whom it charged.
 
@@ -367,6 +384,8 @@ def ledger_rounds(
         branch: that the deletion ran in.
         basis: see :func:`part_of`.
         until: number of the last event that counts.
+        unreleased: rounds, by branch and number, that the ledger has as committed and that came to nothing: their roll
+            had left when the server gave them up, see :meth:`~secure_fu.protocol.server.RoundServer.forfeit`.
 
     Raises:
         ArgumentError: there is no such branch.
@@ -380,14 +399,15 @@ def ledger_rounds(
         parent = ledger.branches[parent]
     for event in ledger.events():
         if event.event_id <= until and event.charged:
-            yield _kind(event, branch, line, basis), event.charged
+            lost = (event.branch, event.round_number) in unreleased
+            yield _kind(event, branch, line, basis, lost=lost), event.charged
 
 
-def _kind(event: LedgerEvent, branch: str, line: Collection[str], basis: Lineage) -> RoundKind:
+def _kind(event: LedgerEvent, branch: str, line: Collection[str], basis: Lineage, *, lost: bool) -> RoundKind:
     return RoundKind(
         part=part_of(event.branch, event.round_number, event.phase, branch=branch, line=line, basis=basis),
         phase=event.phase,
-        released=event.participants is not None,
+        released=event.participants is not None and not lost,
         forgotten=event.charges[Subject.FORGOTTEN],
         retained=event.charges[Subject.RETAINED],
     )

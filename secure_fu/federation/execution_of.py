@@ -122,7 +122,8 @@ def execution_of(
     shown = _shown(transcript, entry.branch, basis)
     delta, unit = ledger.budget.delta, ledger.budget.unit
     events = max((event.event_id for event in ledger.events()), default=0)
-    rounds = list(ledger_rounds(ledger, entry.branch, basis=basis, until=events))
+    unreleased = _unreleased(ledger, transcript)
+    rounds = list(ledger_rounds(ledger, entry.branch, basis=basis, until=events, unreleased=unreleased))
     everybody = {name for _, charged in rounds for name in charged}
     accounts = Accounts.of(rounds, forgotten=everybody if concerned is None else concerned, retained=everybody)
     size = _units(entry, units, hidden=concerned is None)
@@ -256,6 +257,20 @@ def _shown(path: Path, branch: str, basis: Lineage) -> _Shown:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TranscriptError(f"{path} does not show the rounds of branch {branch!r}: {error!r}") from error
+
+
+def _unreleased(ledger: PrivacyLedger, path: Path) -> frozenset[tuple[str, int]]:
+    """Rounds that the ledger has as committed and the transcript does not have: they were given up after the roll."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            lines = [json.loads(text) for text in file]
+        shown = {(line["branch"], line["round"]) for line in lines}
+        events = {(event.branch, event.round_number): event.event_id for event in ledger.events()}
+        # A transcript that goes on from another one does not show what came before it.
+        begins = 0 if not lines or lines[0]["previous"] == _START else min(events[place] for place in shown)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TranscriptError(f"{path} does not show the rounds of the ledger: {error!r}") from error
+    return frozenset(place for place, number in events.items() if number >= begins and place not in shown)
 
 
 def _settings(method: UnlearningMethod) -> dict[str, float | int | str | bool]:
