@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 PIP := "$(BIN)/python" -m pip --disable-pip-version-check
 SOURCES := $(wildcard secure_fu tests examples benchmarks)
 
-.PHONY: help simulate audit test lint format install clean
+.PHONY: help simulate audit federation test lint format install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make simulate   train, delete, unlearn and compare, encrypted; ARGS="..." goes to secure-fu simulate'
 	@echo 'make audit      attack membership, deletions and noise; ARGS="..." goes to secure-fu audit'
+	@echo 'make federation a whole federation on this machine, to a verified certificate; ARGS="..." goes to secure-fu local'
 	@echo 'make test       all tests; PYTEST_ARGS="..." goes to pytest'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff format and fix'
@@ -31,6 +32,9 @@ simulate: $(VENV)/.runtime
 
 audit: $(VENV)/.runtime
 	"$(BIN)/secure-fu" audit $(or $(ARGS),--preset digits-silos)
+
+federation: $(VENV)/.flower
+	"$(BIN)/secure-fu" local $(ARGS)
 
 test: $(VENV)/.development
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/pytest" $(PYTEST_ARGS)
@@ -73,6 +77,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt --upgrade pip
 	$(PIP) install --quiet -c constraints.txt hatchling editables
 	$(PIP) install --quiet -c constraints.txt --no-build-isolation --editable .
+	@touch "$@"
+
+$(VENV)/.flower: $(VENV)/.runtime
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation --editable '.[flower]'
 	@touch "$@"
 
 $(VENV)/.development: $(VENV)/.runtime

@@ -14,6 +14,7 @@ from secure_fu.cli import (
     found,
     keys,
     ledger,
+    local,
     node,
     pending,
     request,
@@ -51,7 +52,7 @@ def _root() -> None:
 
 
 _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
-    "Try out and judge": (simulate.simulate, audit.audit, ledger.ledger),
+    "Try out and judge": (simulate.simulate, audit.audit, ledger.ledger, local.local),
     "Set up a federation": (found.found, found.epoch, node.node),
     "Delete": (request.request, pending.pending, unlearn.unlearn, certificate.certificate, verify.verify),
     "Look after it": (backup.backup, backup.restore, backup.seen),
