@@ -100,9 +100,9 @@ class Tape:
         self.streams.append(TapedStream(label, self._inner.stream(label)))
         return self.streams[-1]
 
-    def last(self, label: str) -> TapedStream:
-        """The newest stream under a label."""
-        return [stream for stream in self.streams if stream.label == label][-1]
+    def last(self, use: str) -> TapedStream:
+        """The newest stream for a use, as `noise/client-1`: labels go on with purpose and round."""
+        return [stream for stream in self.streams if stream.label.startswith(f"{use}/")][-1]
 
 
 class Gives:

@@ -54,7 +54,7 @@ class NumberedTape(Tape):
 
     def stream(self, label):
         stream = super().stream(label)
-        kind, name = label.split("/")
+        kind, name = label.split("/")[:2]
         if kind == "noise":
             number = max(number for client, number in self._kept.contributions if client == name)
             assert (name, number) not in self.noise, "noise is drawn once a round"
