@@ -19,6 +19,9 @@ settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
+# Nodes refuse to listen in folders that a group can write, which is what some systems make of any folder.
+os.umask(0o022)
+
 
 class OsStream:
     """Fresh words from the operating system."""

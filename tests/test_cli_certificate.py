@@ -19,6 +19,7 @@ from small_federations import federation
 
 from secure_fu.cli import main
 from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.deletion_policy import DeletionPolicy, write_deletion_policy
 from secure_fu.unlearning import Rollback, Scrub
 
 CERTIFICATES = Path("deletion") / "certificates"
@@ -152,7 +153,12 @@ def test_a_run_directory_and_a_transcript_are_verified_as_before(call, run):
     assert "charged every release" in call("verify", run).text
     found = call("verify", run / "transcript.jsonl", "--roster", run / "roster.bin")
     assert "every release is signed by the server" in found.text
-    for option in (["--json"], ["--ledger", run / "ledger.sqlite"], ["--begins-later"]):
+    for option in (
+        ["--json"],
+        ["--deletion-policy", run / "policy.toml"],
+        ["--ledger", run / "ledger.sqlite"],
+        ["--begins-later"],
+    ):
         call("verify", run, *option).is_refused(2, option[0] if isinstance(option[0], str) else "", "certificate")
 
 
@@ -172,6 +178,11 @@ def test_bad_input_is_told_in_one_line(call, run):
     call("verify", one, *roster, "--model-after", one).is_refused(2, "model")
     call("verify", one, *roster, "--transcript", one).is_refused(1, "TranscriptError")
     call("verify", one, *roster, "--audit", one).is_refused(1, "no audit was run")
+    call("verify", one, *roster, "--deletion-policy", one).is_refused(2, "--deletion-policy", "a deletion policy")
+    call("verify", one, *roster, "--deletion-policy", "absent").is_refused(2, "--deletion-policy", "absent")
+    write_deletion_policy(DeletionPolicy(window_start=0, window_seconds=60), run / "deletion.toml")
+    unsigned = call("verify", one, *roster, "--deletion-policy", run / "deletion.toml")
+    unsigned.is_refused(1, "its requests were not signed")
     call("verify", one, *roster, "--model-after", run / "before-1.npy").is_refused(1, "is not the one after")
 
 

@@ -122,7 +122,8 @@ def commands_in(document: Path) -> list[list[str]]:
     """The arguments of every `secure-fu` command in a document's shell blocks."""
     blocks = re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("secure-fu ")]
+    found = (re.search(r"(?:^|\s)secure-fu (.*)", line) for line in lines)  # another program may start it
+    return [shlex.split(command[1]) for command in found if command]
 
 
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"

@@ -27,7 +27,8 @@ def node(
         typer.Option(
             "--socket-group",
             metavar="NAME",
-            help="Let this group of users ask too: for a relay that runs as another user than who has the keys.",
+            help="Let this group of users ask too: for a relay that runs as another user than who has the keys. Needs "
+            "--socket, in a folder that the group can enter.",
         ),
     ] = None,
     new: Annotated[
@@ -80,6 +81,9 @@ def _serve(directory: Path, socket: Path | None, group: str | None, *, new: bool
         number_of_group = None if group is None else grp.getgrnam(group).gr_gid
     except KeyError:
         raise ArgumentError("--socket-group", group, "a group of this machine") from None
+    if group is not None and (socket is None or socket.resolve().parent.is_relative_to(directory.resolve())):
+        expected = "with --socket outside the node's directory, which the group must not enter"
+        raise ArgumentError("--socket-group", group, expected)
     log_to(sys.stderr)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

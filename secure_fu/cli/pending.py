@@ -78,7 +78,7 @@ def pending(
         open_now = due is not None and not queue.handled(due)
         first = due if due is not None and open_now else next_due(policy, reading.at)
         waiting = [entry for entry in every if entry.state is State.ACCEPTED]
-        risks = forecast(policy, waiting, now=reading.at, first=first)
+        risks = forecast(policy, waiting, now=reading.at, first=first, served=queue.served())
     if json_:
         print_json(
             {

@@ -62,7 +62,11 @@ def verify(
     ] = None,
     request: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Of a certificate: a signed request that it served; repeatable."),
+        typer.Option(metavar="FILE", help="Of a certificate: a signed request that it names; repeatable."),
+    ] = None,
+    deletion_policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a certificate: the deletion policy that you pinned, as deletion.toml."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Of a certificate: print the findings as JSON.")] = False,
 ) -> None:
@@ -82,6 +86,7 @@ def verify(
         chain=chain,
         audit=audit,
         requests=tuple(request or ()),
+        deletion_policy=deletion_policy,
         as_json=json_,
     )
     if _is_certificate(path):

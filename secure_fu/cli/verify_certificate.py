@@ -37,12 +37,13 @@ class CertificateOptions:
     chain: Path | None
     audit: Path | None
     requests: tuple[Path, ...]
+    deletion_policy: Path | None
     as_json: bool
 
     @property
     def own(self) -> list[str]:
         """Options given that only a certificate can be checked with."""
-        names = ("transcript", "ledger", "model_before", "model_after", "chain", "audit")
+        names = ("transcript", "ledger", "model_before", "model_after", "chain", "audit", "deletion_policy")
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
         given += ["--request"] * bool(self.requests)
         return given + ["--begins-later"] * self.begins_later + ["--json"] * self.as_json
@@ -80,6 +81,7 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
     from secure_fu.deletion.certificate import read_certificate
     from secure_fu.deletion.certificate_check import Evidence, check_certificate
     from secure_fu.deletion.certificate_store import read_certificates
+    from secure_fu.deletion.deletion_policy import read_deletion_policy
     from secure_fu.deletion.signed_request import RequestRefused, read_request
     from secure_fu.errors import SecureFUError
     from secure_fu.privacy import PrivacyLedger
@@ -97,6 +99,13 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
             policy = read_policy(options.policy)
         except RecordError as error:
             raise ArgumentError("--policy", str(options.policy), f"a policy, as policy.toml ({error})") from None
+    deletion_policy = None
+    if options.deletion_policy is not None:
+        try:
+            deletion_policy = read_deletion_policy(options.deletion_policy)
+        except RecordError as error:
+            expected = f"a deletion policy, as deletion.toml ({error})"
+            raise ArgumentError("--deletion-policy", str(options.deletion_policy), expected) from None
     for name in ("transcript", "ledger", "model_before", "model_after", "audit"):
         file: Path | None = getattr(options, name)
         if file is not None and not file.is_file():
@@ -129,6 +138,7 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
                 model_after=options.model_after if newest else None,
                 earlier=[one for one in earlier if one.body["number"] < number],
                 requests=requests if newest else (),
+                deletion_policy=deletion_policy if certificate.body["asked"]["signed"] or newest else None,
                 audit=None if options.audit is None or not newest else options.audit.read_bytes(),
             )
             try:

@@ -21,7 +21,9 @@ from secure_fu.deletion.request_errors import (
     RequestForged,
     RequestFromTheFuture,
     RequestRefused,
+    RequestTooLarge,
     RequestUnauthorised,
+    TooManyWaiting,
 )
 from secure_fu.deletion.request_messages import (
     MAX_REQUEST_BYTES,
@@ -60,6 +62,7 @@ __all__ = [
     "RequestFromTheFuture",
     "RequestQueue",
     "RequestRefused",
+    "RequestTooLarge",
     "RequestUnauthorised",
     "Risk",
     "RunReport",
@@ -69,6 +72,7 @@ __all__ = [
     "SignedRequest",
     "State",
     "Submission",
+    "TooManyWaiting",
     "Window",
     "WindowPlan",
     "WindowState",

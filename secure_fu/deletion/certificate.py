@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion.certificate_accounts import Accounts
 from secure_fu.deletion.certificate_figures import check_figures
+from secure_fu.deletion.certificate_order import check_asked, check_order, signed_entry, time_text
 from secure_fu.deletion.certificate_schema import (
     MAX_CERTIFICATE_BYTES,
     SCHEMA_NAME,
@@ -38,7 +38,7 @@ from secure_fu.deletion.certificate_schema import (
 )
 from secure_fu.deletion.execution import Execution
 from secure_fu.deletion.request import DeletionBatch, DeletionRequest
-from secure_fu.deletion.signed_request import SignedBatch, SignedRequest
+from secure_fu.deletion.signed_request import SignedBatch
 from secure_fu.deletion.wiping import WipeStatement
 from secure_fu.errors import ArgumentError, CryptoError
 
@@ -171,6 +171,8 @@ def build_certificate(
         )
     if isinstance(batch, SignedBatch) and batch.window_id != execution.window_id:
         raise ArgumentError("execution", execution.window_id.hex(), f"the batch's window, {batch.window_id.hex()}")
+    if isinstance(batch, SignedBatch) is not bool(execution.order):
+        raise ArgumentError("execution.order", execution.order, "that of a batch of signed requests, and of no other")
     if isinstance(batch, SignedBatch) and execution.group_size < batch.units:
         raise ArgumentError("execution.group_size", execution.group_size, f"at least the batch's {batch.units} units")
     body = {
@@ -182,9 +184,17 @@ def build_certificate(
         "roster": roster.digest.hex(),
         "policy": policy_digest.hex(),
         "times": {
-            "started": _time(execution.started),
-            "finished": _time(execution.finished),
-            "issued": _time(issued),
+            "started": time_text(execution.started),
+            "finished": time_text(execution.finished),
+            "issued": time_text(issued),
+        },
+        "order": None
+        if not execution.order
+        else {
+            "digest": execution.order,
+            "opened": time_text(execution.opened),
+            "run_key": execution.run_key,
+            "continues_after": execution.continues_after,
         },
         "asked": {
             "signed": isinstance(batch, SignedBatch),
@@ -228,6 +238,8 @@ def build_certificate(
     }
     check_shape(document)
     check_figures(body)
+    check_asked(body)
+    check_order(body)
     content = certificate_text(document)
     Certificate.of(content).check_signature(roster)
     return content
@@ -262,7 +274,7 @@ def _requests(
     batch: SignedBatch | DeletionBatch | DeletionRequest, execution: Execution, disclose: bool
 ) -> list[dict[str, Any]]:
     if isinstance(batch, SignedBatch):
-        found = [_signed(request, execution) for request in batch.requests]
+        found = [signed_entry(request, finished=time_text(execution.finished)) for request in batch.requests]
         return sorted(found, key=lambda entry: str(entry["requester"]["commitment"]))
     requests = batch.requests if isinstance(batch, DeletionBatch) else (batch,)
     entries: list[dict[str, Any]] = [
@@ -279,21 +291,6 @@ def _requests(
         for request in requests
     ]
     return sorted(entries, key=lambda entry: (entry["scope"], entry["requester"]["name"] or ""))
-
-
-def _signed(request: SignedRequest, execution: Execution) -> dict[str, Any]:
-    named = request.disclose
-    return {
-        # Every client was sent the id with the request: whoever it is hidden from must not find it here.
-        "request_id": request.request_id.hex() if named else None,
-        "scope": request.scope.value,
-        "requester": {"name": request.signer if named else None, "commitment": request.digest.hex()},
-        "client": (request.client or None) if named else None,
-        "units": request.units if named else None,
-        "submitted": _time(request.submitted) if named else None,
-        "deadline": _time(request.deadline) if named else None,
-        "deadline_met": execution.finished <= request.deadline,
-    }
 
 
 def _guarantee(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,14 +312,21 @@ def _confidentiality(said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {**{name: dict(said[name]) for name in names}, "group": group}
 
 
-def _wiped(execution: Execution, roster: Roster) -> list[dict[str, str]]:
+def _wiped(execution: Execution, roster: Roster) -> list[dict[str, Any]]:
     statements = [decode(WipeStatement, content) for content in execution.wiped]
     for statement in statements:
         if statement.window_id != execution.window_id:
             raise ArgumentError("execution.wiped", statement.window_id.hex(), f"window {execution.window_id.hex()}")
+        if statement.order.hex() != execution.order:
+            raise ArgumentError("execution.wiped", f"order {statement.order.hex()}", f"order {execution.order}")
         statement.check(roster)
     return [
-        {"client": one.client, "commitment": one.commitment.hex(), "signature": one.signature.hex()}
+        {
+            "client": one.client,
+            "rounds": one.rounds,
+            "commitment": one.commitment.hex(),
+            "signature": one.signature.hex(),
+        }
         for one in sorted(statements, key=lambda one: one.client)
     ]
 
@@ -353,7 +357,3 @@ def _audit(audit: Mapping[str, Any], content: bytes, *, method: str) -> dict[str
 
 def _sequence(value: object) -> Iterable[Mapping[str, Any]]:
     return value if isinstance(value, (list, tuple)) else ()
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -201,10 +201,9 @@ class Accounts:
         Raises:
             ArgumentError, ValueError: it is none; see :class:`RoundKind`.
         """
-        columns: dict[str, tuple[Profile, ...]] = {
-            name: tuple(zip(*(value["counts"][name] for value in values), strict=True)) if values else ((),)
-            for name in ("forgotten", "retained")
-        }
+        columns: dict[str, tuple[Profile, ...]] = dict.fromkeys(("forgotten", "retained"), ((),))
+        for name in columns if values else ():
+            columns[name] = tuple(zip(*(value["counts"][name] for value in values), strict=True))
         return cls(kinds=tuple(RoundKind.from_json(value) for value in values), **columns)
 
     # Figures, each the largest over profiles
@@ -215,10 +214,8 @@ class Accounts:
         Returns:
             for each of `phase`, `pair` and `who_asked` its epsilon, None where there is no finite bound.
         """
-        found: dict[str, float | None] = {}
-        for figure in _FIGURES:
-            found[figure] = self._worst(self.forgotten, partial(self._hidden, figure, delta, group_size))
-        return found
+        how = {figure: partial(self._hidden, figure, delta, group_size) for figure in _FIGURES}
+        return {figure: self._worst(self.forgotten, value) for figure, value in how.items()}
 
     def _hidden(self, figure: str, delta: float, group_size: int, profile: Profile) -> float:
         own = [(kind, count) for kind, count in self._of(profile) if kind.part is Part.DELETION]

@@ -11,18 +11,19 @@ from typing import Any, Final
 from secure_fu.crypto import Roster
 from secure_fu.deletion.certificate import START, Certificate
 from secure_fu.deletion.certificate_accounts import Part
+from secure_fu.deletion.certificate_clients import said_of_clients, said_of_rounds
 from secure_fu.deletion.certificate_evidence import (
     against_ledger,
     against_transcript,
     check_chain,
+    check_windows,
     model_digests,
 )
 from secure_fu.deletion.certificate_figures import Figure, accounts_of, check_figures, named_clients
+from secure_fu.deletion.certificate_order import check_asked, check_order, check_requests, check_terms, check_wiped
 from secure_fu.deletion.certificate_schema import CertificateError
 from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.signed_request import RequestRefused, SignedRequest, check_signature
-from secure_fu.deletion.wiping import WipeStatement
-from secure_fu.errors import CryptoError
+from secure_fu.deletion.signed_request import SignedRequest
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import Policy
 
@@ -54,7 +55,8 @@ class Evidence:
         model_before, model_after: files of the released parameters.
         earlier: the certificates before this one, oldest first, at best from the first on.
         audit: content of the audit.json that it speaks of.
-        requests: signed requests that it is to have served.
+        requests: signed requests that it is to name.
+        deletion_policy: when windows are due, for what, and who may ask; pinned by whoever checks.
     """
 
     policy: Policy | None = None
@@ -66,6 +68,7 @@ class Evidence:
     earlier: Sequence[Certificate] = ()
     audit: bytes | None = None
     requests: Sequence[SignedRequest] = ()
+    deletion_policy: DeletionPolicy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +108,9 @@ def check_certificate(certificate: Certificate, *, roster: Roster, evidence: Evi
     Formal guarantees:
         On return the roster's server signed exactly this text; no epsilon in it is smaller than the library's
         accountant gives for the charges that it lists; every confirmation was signed by the client that it names for
-        this window. With a transcript, its root is a release of it and the charges are those of the headers for the
-        clients that took part, no more and no fewer. With a ledger, the same for the ledger. Offline throughout.
+        this window and its order, and the run of its rounds is the one that this order names. With a transcript, its
+        root is a release of it and the charges are those of the headers for the clients that took part, no more and no
+        fewer. With a ledger, the same for the ledger. Offline throughout.
     Not guaranteed:
         See :attr:`Findings.not_proved`.
 
@@ -123,47 +127,38 @@ def check_certificate(certificate: Certificate, *, roster: Roster, evidence: Evi
     body = certificate.body
     certificate.check_signature(roster)
     found = check_figures(body)
-    _check_wiped(body, roster)
+    check_asked(body)
+    check_order(body)
+    check_wiped(body, roster)
     proved = [
         f"The server {certificate.signer!r} of the given roster signed exactly this text; not one letter was changed.",
         "Every epsilon follows from the charges that the certificate lists: they were added up again here, with this "
         "library's accountant.",
     ]
     not_checked: list[str] = []
+    if body["order"] is not None:
+        proved.append(
+            "Its run is named by the order of this very window: id, due time, method, settings, requests, hidden units."
+        )
+    attention = _attention(body)
     _policy(body, shown, proved, not_checked)
     _chain(certificate, shown, roster, proved, not_checked)
-    _transcript(body, shown, roster, proved, not_checked)
+    _transcript(body, shown, roster, proved, not_checked, attention)
     _models(body, shown, proved, not_checked)
     _audit(body, shown, proved, not_checked)
     _requests(body, shown, roster, proved, not_checked)
     if body["wiped"]:
         proved.append(
-            f"{_count(len(body['wiped']), 'client')} signed that what this window covers at them is destroyed. Every "
-            "client signs that, also one that had nothing to destroy."
+            f"{_count(len(body['wiped']), 'client')} signed, for this very order, that what it covers at them is "
+            "destroyed. Every client signs that, also one that had nothing to destroy."
         )
     return Findings(
         proved=tuple(proved),
-        attention=tuple(_attention(body)),
+        attention=(*attention, *said_of_clients(body, roster, shown.earlier)),
         not_checked=tuple(not_checked),
         not_proved=(*_own_words(body), *_NEVER),
         figures=found,
     )
-
-
-def _check_wiped(body: Mapping[str, Any], roster: Roster) -> None:
-    for entry in body["wiped"]:
-        statement = WipeStatement(
-            window_id=bytes.fromhex(body["window"]),
-            client=entry["client"],
-            commitment=bytes.fromhex(entry["commitment"]),
-            signature=bytes.fromhex(entry["signature"]),
-        )
-        try:
-            statement.check(roster)
-        except CryptoError as error:
-            raise CertificateError(
-                f"client {entry['client']!r} did not sign that it destroyed what this window covers: {error}"
-            ) from None
 
 
 def _policy(body: Mapping[str, Any], shown: Evidence, proved: list[str], not_checked: list[str]) -> None:
@@ -172,7 +167,15 @@ def _policy(body: Mapping[str, Any], shown: Evidence, proved: list[str], not_che
         return
     if shown.policy.digest.hex() != body["policy"]:
         raise CertificateError(f"it is under policy {body['policy']}, not the one given, {shown.policy.digest.hex()}")
-    proved.append("It names the very policy that it was checked with.")
+    if body["accounting"]["unit"] != shown.policy.unit.value:
+        raise CertificateError(
+            f"its unit is {body['accounting']['unit']}, that of the policy {shown.policy.unit.value}"
+        )
+    if body["accounting"]["delta"] != shown.policy.budget.delta:
+        raise CertificateError(
+            f"its delta is {body['accounting']['delta']:g}, that of the policy {shown.policy.budget.delta:g}"
+        )
+    proved.append("It names the very policy that it was checked with; unit and delta are those of the policy.")
 
 
 def _chain(
@@ -189,6 +192,7 @@ def _chain(
     for place, one in enumerate(chain):
         if place or (one.body["number"], one.body["previous"]) == (1, START):
             check_chain(one, chain[place - 1] if place else None)
+    check_windows(chain)
     if old:
         not_checked.append(f"The signatures of {_count(old, 'certificate')} before it, which another roster checks.")
     if chain[0].body["number"] == 1:
@@ -207,7 +211,12 @@ def _chain(
 
 
 def _transcript(
-    body: Mapping[str, Any], shown: Evidence, roster: Roster, proved: list[str], not_checked: list[str]
+    body: Mapping[str, Any],
+    shown: Evidence,
+    roster: Roster,
+    proved: list[str],
+    not_checked: list[str],
+    attention: list[str],
 ) -> None:
     branches = None
     if shown.transcript is None:
@@ -217,7 +226,12 @@ def _transcript(
         )
     else:
         seen = against_transcript(
-            body, shown.transcript, roster=roster, policy=shown.policy, begins_later=shown.begins_later
+            body,
+            shown.transcript,
+            roster=roster,
+            policy=shown.policy,
+            begins_later=shown.begins_later,
+            earlier=[one.body["transcript"]["root"] for one in shown.earlier],
         )
         branches = seen.branches
         under = " Every round keeps to that policy." if shown.policy is not None else ""
@@ -241,6 +255,9 @@ def _transcript(
                 "The deletion's first round computed on the very model that the guarantee of forgetting rests on: the "
                 "signed headers name the same hash."
             )
+        if seen.before_shown:
+            proved.append("Its first round computed on the model before: the signed header names the same hash.")
+        attention += said_of_rounds(body, seen.answered)
         if seen.after_shown:
             proved.append(
                 "Training went on from the very model after: the next round's signed header names the same hash."
@@ -288,35 +305,37 @@ def _audit(body: Mapping[str, Any], shown: Evidence, proved: list[str], not_chec
 def _requests(
     body: Mapping[str, Any], shown: Evidence, roster: Roster, proved: list[str], not_checked: list[str]
 ) -> None:
-    entries = {one["requester"]["commitment"]: one for one in body["asked"]["requests"]}
+    check_requests(body, shown.requests, roster=roster, policy=shown.deletion_policy)
     for request in shown.requests:
-        entry = entries.get(request.digest.hex())
-        if entry is None:
-            raise CertificateError(f"the request {request.request_id.hex()} is not among those that it serves")
-        # Whether the signer may ask for this was the federation's to check; here only whether it did.
-        anybody = DeletionPolicy(window_start=0, window_seconds=60, class_signers=(request.signer,))
-        try:
-            check_signature(request, roster=roster, policy=anybody)
-        except RequestRefused as error:
-            raise CertificateError(f"the request {request.request_id.hex()} is not genuine: {error}") from None
-        if entry["requester"]["name"] not in (None, request.signer) or entry["scope"] != request.scope.value:
-            raise CertificateError(f"it says otherwise what request {request.request_id.hex()} asks, and who")
-        proved.append(f"It served the request {request.request_id.hex()}, which {request.signer!r} signed.")
-    if body["asked"]["signed"] and len(shown.requests) < len(entries):
-        not_checked.append("That those who are said to have asked did: give their signed requests (--request).")
+        proved.append(
+            f"It names the request {request.request_id.hex()}, which {request.signer!r} signed, and says of it what it "
+            "asks, and whether its deadline was met."
+        )
+    others = sorted({one.signer for one in shown.requests if one.client != one.signer})
+    if shown.deletion_policy is not None:
+        check_terms(body, shown.deletion_policy)
+        proved.append(
+            "The deletion policy has such a window: its method, due at that time, with so many requests and hidden "
+            + ("units, and lets those who signed the requests given ask for that." if shown.requests else "units.")
+        )
+    elif others:
+        not_checked.append(
+            f"Whether {', '.join(others)} may ask for what other clients hold: give the deletion policy "
+            "(--deletion-policy)."
+        )
+    waiting = len(body["asked"]["requests"]) - len({one.digest for one in shown.requests})
+    if body["asked"]["signed"] and waiting > 0:
+        not_checked.append(
+            "That those who are said to have asked did, for how many units, and until when: it is the server's word of "
+            f"{_count(waiting, 'request')}; give the signed requests (--request)."
+        )
 
 
 def _attention(body: Mapping[str, Any]) -> list[str]:
     """What a reader should know before concluding anything."""
     found = []
-    if body["unconfirmed"]:
-        names = ", ".join(body["unconfirmed"][:12]) + (", ..." if len(body["unconfirmed"]) > 12 else "")
-        found.append(
-            f"{_count(len(body['unconfirmed']), 'client')} had not confirmed yet, when it was issued, that what the "
-            f"window covers there is destroyed: {names}."
-        )
-    if not body["wiped"]:
-        found.append("No client's signed statement that data was destroyed is in it.")
+    if body["order"] is not None and body["times"]["started"] < body["order"]["opened"]:
+        found.append("It says that it began before its window was due.")
     if not body["asked"]["signed"]:
         found.append("The requests were not signed by anybody: they were made within the server's own program.")
     late = sum(one["deadline_met"] is False for one in body["asked"]["requests"])

@@ -78,6 +78,7 @@ _TIME: Final[Schema] = {
 }
 _DIGEST: Final = _hex(32)
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 9007199254740991}
+_U32: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": 4294967295}
 _POSITIVE: Final[Schema] = {"type": "integer", "minimum": 1, "maximum": 9007199254740991}
 _EPSILON: Final = _or_null({"type": "number", "minimum": 0})
 _DELTA: Final[Schema] = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
@@ -152,6 +153,7 @@ _BODY: Final = _object(
     roster=_DIGEST,
     policy=_DIGEST,
     times=_object(started=_TIME, finished=_TIME, issued=_TIME),
+    order=_or_null(_object(digest=_DIGEST, opened=_TIME, run_key=_DIGEST, continues_after=_COUNT)),
     asked=_object(signed=_BOOLEAN, requests=_list(_REQUEST, most=100_000), hidden_units=_COUNT, units=_POSITIVE),
     method=_object(
         name=_WORD,
@@ -174,7 +176,7 @@ _BODY: Final = _object(
     ),
     ledger=_object(branch=_WORD, events=_COUNT),
     transcript=_object(run_id=_hex(16), before=_DIGEST, root=_DIGEST, rounds=_COUNT),
-    wiped=_list(_object(client=_NAME, commitment=_DIGEST, signature=_hex(64))),
+    wiped=_list(_object(client=_NAME, rounds=_U32, commitment=_DIGEST, signature=_hex(64))),
     unconfirmed=_list(_NAME),
     audit=_or_null(_AUDIT),
     software={"type": "object", "propertyNames": _WORD, "additionalProperties": _WORD, "maxProperties": 64},

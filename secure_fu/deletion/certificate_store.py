@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from secure_fu.crypto import Identity, Roster
 from secure_fu.deletion.certificate import Certificate, build_certificate, read_certificate
-from secure_fu.deletion.certificate_evidence import check_chain
+from secure_fu.deletion.certificate_evidence import check_chain, check_windows
 from secure_fu.deletion.certificate_schema import CertificateError
 from secure_fu.deletion.execution import Execution
 from secure_fu.deletion.signed_request import SignedBatch
@@ -62,6 +62,7 @@ class CertificateStore:
             chain = read_certificates(folder)
             for place, one in enumerate(chain):
                 check_chain(one, chain[place - 1] if place else None)
+            check_windows(chain)
         except (OSError, CertificateError) as error:
             raise RecordError(f"{folder} cannot be used for certificates: {error}") from error
         self._newest = chain[-1] if chain else None

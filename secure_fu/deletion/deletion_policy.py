@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import tomli_w
 
+from secure_fu.crypto import Role, Roster
 from secure_fu.errors import ArgumentError, RecordError
 
 __all__ = ["DeletionPolicy", "read_deletion_policy", "write_deletion_policy"]
@@ -35,8 +36,11 @@ class DeletionPolicy:
         window_start: when the first window is due, in seconds since 1970 (UTC).
         window_seconds: from one window to the next, at least 60.
         minimum_batch: no window executes fewer requests than this, at least 1. Fewer wait for the next window.
-        maximum_batch: no window executes more, at least `minimum_batch`; the others wait, those with the nearest
-            deadlines go first.
+        maximum_batch: no window executes more, at least `minimum_batch`; the others wait. Signers take turns, and of
+            one signer's requests those with the nearest deadlines go first.
+        maximum_units: a request that says it covers more privacy units than this is refused.
+        maximum_waiting: so many requests of one signer wait at most; further ones are refused until some were executed.
+        maximum_waiting_bytes: the same for their length together.
         hidden_units: so many units, at most, each client may forget in each window on requests that the server does not
             see. They count in every guarantee, at every client.
         cover: whether a window without enough requests runs all the same, for the hidden units alone; then
@@ -46,7 +50,8 @@ class DeletionPolicy:
         largest_wait_seconds: a deadline further off than this is refused, and one that a window cannot meet is flagged;
             at least `window_seconds`.
         execution_seconds: so long a window takes, at most, as far as one knows; a deadline has to leave that time.
-        class_signers: who may ask for persons or classes at clients other than itself, sorted.
+        class_signers: who may ask for persons or classes at clients other than itself, sorted. Never the server: it
+            could have any class destroyed; see :meth:`check_roster`.
         clock_tolerance_seconds: so far clocks of parties may differ, and so far the server's own may be set back.
         longest_pause_seconds: a clock that has moved ahead by more than this, and by more than two windows, since it
             was last looked at is taken for one that jumped, and no window begins until somebody confirms it.
@@ -59,6 +64,9 @@ class DeletionPolicy:
     window_seconds: int
     minimum_batch: int = 1
     maximum_batch: int = 1000
+    maximum_units: int = 100_000
+    maximum_waiting: int = 1000
+    maximum_waiting_bytes: int = 64 << 20
     hidden_units: int = 0
     cover: bool = False
     method: str = "retrain"
@@ -75,6 +83,9 @@ class DeletionPolicy:
             ("window_seconds", 60, _YEAR),
             ("minimum_batch", 1, 100_000),
             ("maximum_batch", 1, 100_000),
+            ("maximum_units", 1, (1 << 32) - 1),
+            ("maximum_waiting", 1, 1_000_000),
+            ("maximum_waiting_bytes", 1024, 1 << 40),
             ("hidden_units", 0, (1 << 32) - 1),
             ("largest_wait_seconds", 60, 100 * _YEAR),
             ("execution_seconds", 0, _YEAR),
@@ -107,6 +118,16 @@ class DeletionPolicy:
             raise ArgumentError("class_signers", signers, "names of parties")
         if list(self.class_signers) != sorted(set(self.class_signers)):
             raise ArgumentError("class_signers", self.class_signers, "sorted, each once")
+
+    def check_roster(self, roster: Roster) -> None:
+        """Return only if the policy can be pinned with a roster.
+
+        Raises:
+            ArgumentError: a server is among the class signers.
+        """
+        for name in roster.names(Role.SERVER):
+            if name in self.class_signers:
+                raise ArgumentError("class_signers", name, "none that is a server: it could have any class destroyed")
 
     @property
     def digest(self) -> bytes:

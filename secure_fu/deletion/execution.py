@@ -14,6 +14,7 @@ __all__ = ["BatchRefused", "DeletionExecutor", "Execution", "pack_execution", "u
 
 _ID_BYTES: Final = 16
 _HASH_DIGITS: Final = 64
+_HEX: Final = frozenset("0123456789abcdef")
 
 
 class BatchRefused(UnlearningError):
@@ -63,6 +64,12 @@ class Execution:
         software: versions by package.
         started: in seconds since 1970 (UTC).
         finished: the same, not before `started`.
+        opened: when the window was due, in the same seconds; 0 where the requests were not signed.
+        order: :func:`~secure_fu.deletion.wiping.order_digest` of what clients were told, 64 hexadecimal digits; ""
+            where the requests were not signed: then there is no order.
+        run_key: of the federation's founding, 64 hexadecimal digits; run ids follow from it, the branch and the order.
+            "" where there is no order.
+        continues_after: as in the order, 0 where there is none.
 
     Raises:
         ArgumentError: a field is not of this form.
@@ -92,15 +99,25 @@ class Execution:
     software: Mapping[str, str]
     started: int
     finished: int
+    opened: int = 0
+    order: str = ""
+    run_key: str = ""
+    continues_after: int = 0
 
     def __post_init__(self) -> None:
         if len(self.window_id) != _ID_BYTES:
             raise ArgumentError("window_id", f"{len(self.window_id)} bytes", f"{_ID_BYTES} bytes")
         for name in ("model_before", "model_after", "transcript_before", "transcript_root"):
             value = getattr(self, name)
-            if not isinstance(value, str) or len(value) != _HASH_DIGITS or set(value) - set("0123456789abcdef"):
+            if not isinstance(value, str) or len(value) != _HASH_DIGITS or set(value) - _HEX:
                 raise ArgumentError(name, value, f"{_HASH_DIGITS} hexadecimal digits")
-        for name in ("group_size", "ledger_events", "rounds", "started"):
+        for name in ("order", "run_key"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) not in (0, _HASH_DIGITS) or set(value) - _HEX:
+                raise ArgumentError(name, value, f"{_HASH_DIGITS} hexadecimal digits, or none")
+        if bool(self.order) is not bool(self.run_key):
+            raise ArgumentError("run_key", self.run_key, "one exactly where there is an order")
+        for name in ("group_size", "ledger_events", "rounds", "started", "opened", "continues_after"):
             if getattr(self, name) < 0:
                 raise ArgumentError(name, getattr(self, name), "at least 0")
         if self.finished < self.started:

@@ -17,7 +17,8 @@ Guarantee
     A deadline that passes in the queue never removes a request: it is executed late, and marked.
 Edge cases
     Requests that are forged, expired, from the future or unauthorised are refused with a named error and not kept, so
-    that nobody fills the disk with them and a wrong clock loses none that is sent again.
+    that nobody fills the disk with them and a wrong clock loses none that is sent again. So are those that name more
+    units than the policy allows, and those of a signer of whom as much waits as the policy allows.
 Not guaranteed
     That the rows are what they were after somebody with the server's rights has edited the file. Each request carries
     its signer's signature, and clients check it.
@@ -47,7 +48,7 @@ from secure_fu.deletion.queue_entries import (
     write_entry,
 )
 from secure_fu.deletion.queue_file import QueueFile
-from secure_fu.deletion.request_errors import RequestRefused
+from secure_fu.deletion.request_errors import RequestRefused, RequestTooLarge, TooManyWaiting
 from secure_fu.deletion.request_messages import SignedBatch, SignedRequest
 from secure_fu.deletion.signed_request import check_request, check_signature, decode_request
 from secure_fu.errors import ArgumentError, RecordError
@@ -123,7 +124,8 @@ class RequestQueue:
 
         Raises:
             RequestRefused: one of them is forged, expired, from the future, unauthorised, has a deadline further off
-                than the policy allows, or has the id of another request. The message names which one.
+                or covers more units than the policy allows, has the id of another request, or is one more than its
+                signer may have waiting. The message names which one.
         """
         contents = [encode(request) for request in requests]
         with self._file.together():
@@ -152,6 +154,7 @@ class RequestQueue:
                     raise RequestRefused(
                         f"the request's deadline, {request.deadline}, is more than {policy.largest_wait_seconds} s off"
                     )
+            self._check_room(request, len(content), policy)
         except RequestRefused as error:
             raise type(error)(f"request {name}: {error}") from None
         entry = Entry(
@@ -168,12 +171,30 @@ class RequestQueue:
             flag="",
             window=None,
         )
-        self._file.write("INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", write_entry(entry))
+        self._file.write(
+            "INSERT INTO requests VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            write_entry(entry, len(content)),
+        )
         self._file.write("INSERT INTO contents VALUES (last_insert_rowid(), ?)", (content,))
         self._note(entry.request_id, State.RECEIVED, reading.at, "")
         why = f"its times were not judged: {reading.held}" if reading.held else "signature, authority and times hold"
         self._note(entry.request_id, State.ACCEPTED, reading.at, why)
         return Submission(entry=entry, new=True)
+
+    def _check_room(self, request: SignedRequest, size: int, policy: DeletionPolicy) -> None:
+        if request.units > policy.maximum_units:
+            raise RequestTooLarge(
+                f"the request covers {request.units} units; the policy allows {policy.maximum_units}: ask in parts"
+            )
+        ((count, length),) = self._file.read(
+            "SELECT COUNT(*), COALESCE(SUM(size), 0) FROM requests WHERE state = ? AND signer = ?",
+            (State.ACCEPTED.value, request.signer),
+        )
+        if count + 1 > policy.maximum_waiting or length + size > policy.maximum_waiting_bytes:
+            raise TooManyWaiting(
+                f"{count} requests of {request.signer!r} with {length} bytes wait already, and this one has {size}; "
+                f"the policy allows {policy.maximum_waiting} with {policy.maximum_waiting_bytes} bytes"
+            )
 
     # Looking
 
@@ -249,6 +270,13 @@ class RequestQueue:
         if not rows:
             raise RecordError(f"window {window.window_id.hex()} has not been executed")
         return unpack_execution(rows[0][0])
+
+    def served(self) -> dict[str, int]:
+        """When the last window was due that had a request of a signer, by signer; without those that had none."""
+        rows = self._file.read(
+            "SELECT signer, MAX(opened) FROM requests JOIN windows ON requests.window = windows.id GROUP BY signer"
+        )
+        return dict(rows)
 
     def handled(self, opened: int) -> bool:
         """Whether what was due at a time has been begun or skipped; a window that was refused leaves it open."""

@@ -26,8 +26,8 @@ SCHEMA: Final = (
     """CREATE TABLE requests (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, signer TEXT NOT NULL,
         scope TEXT NOT NULL, client TEXT NOT NULL, units INTEGER NOT NULL, submitted INTEGER NOT NULL,
         deadline INTEGER NOT NULL, disclose INTEGER NOT NULL, state TEXT NOT NULL, received INTEGER NOT NULL,
-        flag TEXT NOT NULL, window BLOB)""",
-    "CREATE INDEX by_state ON requests (state)",
+        flag TEXT NOT NULL, window BLOB, size INTEGER NOT NULL)""",
+    "CREATE INDEX by_state ON requests (state, signer, size)",
     "CREATE TABLE contents (number INTEGER PRIMARY KEY, content BLOB NOT NULL)",
     "CREATE TABLE history (number INTEGER PRIMARY KEY, id BLOB NOT NULL, state TEXT NOT NULL, at INTEGER NOT NULL, "
     "why TEXT NOT NULL)",
@@ -54,6 +54,10 @@ class State(Enum):
     CERTIFIED = "certified"
 
 
+_STATES: Final = {state.value: state for state in State}
+_SCOPES: Final = {scope.value: scope for scope in Scope}
+
+
 class WindowState(Enum):
     """Where a window stands."""
 
@@ -63,7 +67,7 @@ class WindowState(Enum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # slots: thousands are made to list a queue
 class Entry:
     """A request in the queue: its open part, and where it stands.
 
@@ -142,27 +146,27 @@ class Reading:
     held: str
 
 
-def write_entry(entry: Entry) -> tuple[bytes | str | int | None, ...]:
-    """The columns of a request's row, but for its number."""
+def write_entry(entry: Entry, size: int) -> tuple[bytes | str | int | None, ...]:
+    """The columns of a request's row, but for its number; `size` is the length of its content in bytes."""
     return (
         *(entry.request_id, entry.signer, entry.scope.value, entry.client, entry.units, entry.submitted),
-        *(entry.deadline, int(entry.disclose), entry.state.value, entry.received, entry.flag, entry.window),
+        *(entry.deadline, int(entry.disclose), entry.state.value, entry.received, entry.flag, entry.window, size),
     )
 
 
 def read_entry(row: Sequence[Any]) -> Entry:
     """The entry of a request's row, its number first."""
-    _, request_id, signer, scope, client, units, submitted, deadline, disclose, state, received, flag, window = row
+    _, request_id, signer, scope, client, units, submitted, deadline, disclose, state, received, flag, window, _ = row
     return Entry(
         request_id=request_id,
         signer=signer,
-        scope=Scope(scope),
+        scope=_SCOPES[scope],
         client=client,
         units=units,
         submitted=submitted,
         deadline=deadline,
         disclose=bool(disclose),
-        state=State(state),
+        state=_STATES[state],
         received=received,
         flag=flag,
         window=window,

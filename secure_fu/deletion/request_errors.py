@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from secure_fu.errors import ProtocolError
 
-__all__ = ["RequestExpired", "RequestForged", "RequestFromTheFuture", "RequestRefused", "RequestUnauthorised"]
+__all__ = [
+    "RequestExpired",
+    "RequestForged",
+    "RequestFromTheFuture",
+    "RequestRefused",
+    "RequestTooLarge",
+    "RequestUnauthorised",
+    "TooManyWaiting",
+]
 
 
 class RequestRefused(ProtocolError):
@@ -21,6 +29,14 @@ class RequestExpired(RequestRefused):
 
 class RequestFromTheFuture(RequestRefused):
     """The request was submitted later than now, beyond what clocks may differ."""
+
+
+class RequestTooLarge(RequestRefused):
+    """The request covers more units than the policy allows."""
+
+
+class TooManyWaiting(RequestRefused):
+    """As much of this signer waits already as the policy allows; it can be handed in again when some is done."""
 
 
 class RequestUnauthorised(RequestRefused):

@@ -176,7 +176,7 @@ class DeletionService:
     def _plan(self, due: int, at: int) -> WindowPlan:
         """What to execute; requests that the present roster or policy does not allow are refused first."""
         while True:
-            plan = plan_window(self._policy, self._queue.entries(State.ACCEPTED), due)
+            plan = plan_window(self._policy, self._queue.entries(State.ACCEPTED), due, served=self._queue.served())
             refused = False
             for request_id in plan.requests:
                 try:
@@ -259,7 +259,7 @@ class DeletionService:
     def _risks(self, waiting: list[Entry], at: int) -> tuple[Risk, ...]:
         due = last_due(self._policy, at)
         first = next_due(self._policy, at) if due is None or self._queue.handled(due) else due
-        return forecast(self._policy, waiting, now=at, first=first)
+        return forecast(self._policy, waiting, now=at, first=first, served=self._queue.served())
 
     def _report(self, moved: dict[bytes, None], *, held: str, skipped: str, at: int) -> RunReport:
         return RunReport(

@@ -126,7 +126,7 @@ def check_signature(request: SignedRequest, *, roster: Roster, policy: DeletionP
     """Return only if the request is genuine, for this server, and its signer may ask for this, whatever the time is.
 
     A client asks only about itself. Persons and classes at another client, or at every client, only those may ask for
-    whom the policy names as class signers.
+    whom the policy names as class signers. The server never asks, whatever the policy says.
 
     Raises:
         RequestForged: the signature does not hold, or the request is for another server.
@@ -148,7 +148,8 @@ def check_signature(request: SignedRequest, *, roster: Roster, policy: DeletionP
         raise RequestUnauthorised("the request is for every client, but was sealed to others than the roster's clients")
     if party.role is Role.CLIENT and request.client == request.signer:
         return
-    if request.scope in (Scope.GROUP, Scope.CLASS) and request.signer in policy.class_signers:
+    named = request.signer in policy.class_signers and party.role is not Role.SERVER
+    if named and request.scope in (Scope.GROUP, Scope.CLASS):
         return
     what = f"scope {request.scope.value} at {request.client or 'every client'}"
     raise RequestUnauthorised(

@@ -1,10 +1,15 @@
 """Which window is due, what goes into it, and which deadlines it will not meet: pure functions of policy and time.
 
 Windows are due at times that the policy fixes, whoever asks for what. What goes into one is what the queue had at that
-time, nearest deadlines first; what comes later waits, so that nobody reads the time of a request off the time of a
-deletion.
+time; what comes later waits, so that nobody reads the time of a request off the time of a deletion. Where more waits
+than one window takes, signers take turns: the first request of each, then the second of each, and so on. Of one
+signer's requests those with the nearest deadlines go first; in a turn those of signers who were served longest ago, and
+among these the nearest deadlines.
 
 Guarantee
+    However much somebody else asks for, and with whatever deadlines, a signer's most urgent request is in one of the
+    next N windows that take `maximum_batch` requests each, where N is the number of signers over that maximum, rounded
+    up.
     No window has fewer requests than the policy's minimum, except those with none, which run for cover.
 Not guaranteed
     That a batch of the minimum size hides a request among others' requests: somebody who hands in all the others knows
@@ -13,7 +18,8 @@ Not guaranteed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from secure_fu.deletion.deletion_policy import DeletionPolicy
@@ -67,15 +73,18 @@ def next_due(policy: DeletionPolicy, now: int) -> int:
     return policy.window_start if last is None else last + policy.window_seconds
 
 
-def plan_window(policy: DeletionPolicy, waiting: Iterable[Entry], opened: int) -> WindowPlan:
+def plan_window(
+    policy: DeletionPolicy, waiting: Iterable[Entry], opened: int, *, served: Mapping[str, int] | None = None
+) -> WindowPlan:
     """What to execute at a due time.
 
     Args:
         policy: minimum, maximum, cover.
         waiting: all accepted requests.
         opened: the due time; what was received after it is left for the next.
+        served: when the last window was due that had a request of a signer, by signer; None where there was none.
     """
-    in_time = sorted((entry for entry in waiting if entry.received <= opened), key=_urgency)
+    in_time = _line((entry for entry in waiting if entry.received <= opened), served)
     chosen = tuple(entry.request_id for entry in in_time[: policy.maximum_batch])
     if len(chosen) >= policy.minimum_batch:
         return WindowPlan(opened=opened, requests=chosen, skipped="")
@@ -85,18 +94,28 @@ def plan_window(policy: DeletionPolicy, waiting: Iterable[Entry], opened: int) -
     return WindowPlan(opened=opened, requests=(), skipped=few)
 
 
-def forecast(policy: DeletionPolicy, waiting: Iterable[Entry], *, now: int, first: int) -> tuple[Risk, ...]:
+def forecast(
+    policy: DeletionPolicy,
+    waiting: Iterable[Entry],
+    *,
+    now: int,
+    first: int,
+    served: Mapping[str, int] | None = None,
+) -> tuple[Risk, ...]:
     """Deadlines that are in danger, the nearest first.
+
+    By the line as it is now, which each window and each new request may change.
 
     Args:
         policy: as for :func:`plan_window`.
         waiting: all accepted requests.
         now: seconds since 1970 (UTC).
         first: due time of the next window that will be begun.
+        served: as for :func:`plan_window`.
     """
-    line = sorted(waiting, key=_urgency)
+    line = _line(waiting, served)
     # What came after a due time waits for the next, also where that window has not run yet.
-    going = set(plan_window(policy, line, first).requests) if first <= now else set()
+    going = set(plan_window(policy, line, first, served=served).requests) if first <= now else set()
     later = [entry for entry in line if entry.request_id not in going]
     following = first if first > now else first + policy.window_seconds
     risks = [_risk(policy, entry, now=now, first=first) for entry in line if entry.request_id in going]
@@ -121,12 +140,24 @@ def _risk(
     elif last is None or last < first:
         why = f"the next window is due at {first} and takes {policy.execution_seconds} s: too late"
     elif due > last:
-        why = f"{place} requests with nearer deadlines go first, {policy.maximum_batch} in a window"
+        why = f"{place} requests go first, {policy.maximum_batch} in a window"
     elif together is not None and together < policy.minimum_batch:
         why = f"{policy.minimum_batch - together} more requests are needed for a batch by {last}"
     else:
         return None
     return Risk(request_id=entry.request_id, deadline=entry.deadline, overdue=overdue, why=why)
+
+
+def _line(waiting: Iterable[Entry], served: Mapping[str, int] | None) -> list[Entry]:
+    """In the order in which requests are taken."""
+    before = served or {}
+    had: Counter[str] = Counter()
+    places: dict[bytes, tuple[int, int]] = {}
+    urgent = sorted(waiting, key=_urgency)
+    for entry in urgent:
+        places[entry.request_id] = (had[entry.signer], before.get(entry.signer, -1))
+        had[entry.signer] += 1
+    return sorted(urgent, key=lambda entry: places[entry.request_id])  # stable: of equal places the more urgent first
 
 
 def _urgency(entry: Entry) -> tuple[int, int, bytes]:

@@ -29,9 +29,11 @@ from secure_fu.deployment.founding_bundle import BUNDLE_FILES
 from secure_fu.deployment.setup import KEYS, read_roster
 from secure_fu.errors import ArgumentError, LedgerError, RecordError, TranscriptError
 from secure_fu.federation.founding import FOUNDING, read_founding
+from secure_fu.federation.server_directory import kept_orders
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import read_policy, verify_transcript
 from secure_fu.protocol.files import sync_folder
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.protocol.verification import verify_against_ledger
 
 __all__ = ["Evidence", "Manifest", "StaleBackup", "back_up", "restore", "seen"]
@@ -377,9 +379,10 @@ def _check_seen(stage: Path, files: Collection[Path]) -> None:
             for branch in ledger.branches
         }
     by_run = {
-        hashlib.sha256(read_founding(path).run_key + branch.encode()).digest()[:16].hex(): branch
-        for path in (stage / FOUNDING, *stage.glob(f"epochs/*/{FOUNDING}"))
+        run_id_of(key, branch, order).hex(): branch
+        for key in (read_founding(path).run_key for path in (stage / FOUNDING, *stage.glob(f"epochs/*/{FOUNDING}")))
         for branch in reserved
+        for order in {b"", kept_orders(stage, branch).get(key, b"")}
     }
     for path in files:
         try:

@@ -27,6 +27,7 @@ from secure_fu.deployment.founded import server_identity
 from secure_fu.deployment.founding_bundle import DELETION
 from secure_fu.deployment.remote_sums import Patience
 from secure_fu.deployment.setup import ROSTER
+from secure_fu.deployment.window_files import WindowFiles
 from secure_fu.errors import AlreadyForgotten, ConfigError, RunDirectoryError
 from secure_fu.protocol import read_policy
 
@@ -39,6 +40,8 @@ AUDIT: Final = Path("deletion") / "audit.json"
 NODES: Final = "nodes.toml"
 _POLICY: Final = "policy.toml"
 _MAX_BYTES: Final = 1 << 20
+_UNFIT: Final = (ValueError, ArithmeticError, MemoryError)
+"""What a batch is to blame for, ArgumentError among them; that a file is damaged or a party away, it is not."""
 
 
 class ServerExecutor:
@@ -46,19 +49,31 @@ class ServerExecutor:
 
     See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
 
+    Formal guarantees:
+        A request that the server cannot plan a deletion for holds up no other: before a window sets out it is refused
+        alone, and the others of its batch wait for another one.
+    Not guaranteed:
+        That for a window that has set out. It is gone on with, or its error is raised again, for something may have
+        been released for it.
+
     Args:
         open_server: opens it; it is closed by :meth:`close`.
+        begun: whether a window has set out, by its id. The default takes every window for new.
     """
 
-    def __init__(self, open_server: Callable[[], FederationServer]) -> None:
+    def __init__(
+        self, open_server: Callable[[], FederationServer], *, begun: Callable[[bytes], bool] = lambda _: False
+    ) -> None:
         self._open = open_server
+        self._begun = begun
         self._server: FederationServer | None = None
 
     def execute(self, batch: SignedBatch) -> Execution:
         """See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
 
         Raises:
-            BatchRefused: all that the batch names has been forgotten before, or it names clients that there are not.
+            BatchRefused: all that the batch names has been forgotten before, or it names clients that there are not,
+                or the server cannot plan for what it says.
             SecureFUError: as :meth:`FederationServer.delete`.
         """
         if self._server is None:
@@ -69,15 +84,41 @@ class ServerExecutor:
                 self._server.survey()  # clients that are back are told
                 done = self._server.execution(batch.window_id) or done
             return done
+        if self._begun(batch.window_id):
+            return self._server.execute(batch)
         clients = self._server.roster.clients
         lost = tuple(one.request_id for one in batch.requests if not {box.client for box in one.boxes} <= clients)
         if lost:
             raise BatchRefused(lost, "it was sealed to clients that are no longer in the roster")
         try:
-            return self._server.execute(batch)
+            self._server.deletion(batch, adaptive=True)
         except AlreadyForgotten:
             ids = tuple(one.request_id for one in batch.requests)
             raise BatchRefused(ids, "all that it covers has been forgotten before") from None
+        except _UNFIT as error:
+            unfit = self._unfit(self._server, batch)
+            if not unfit:
+                raise
+            raise BatchRefused(unfit, f"no deletion can be planned for it: {type(error).__name__}") from error
+        return self._server.execute(batch)
+
+    def _unfit(self, server: FederationServer, batch: SignedBatch) -> tuple[bytes, ...]:
+        """Requests for which nothing can be planned; none where that is so without any request, too."""
+        if not self._fits(server, SignedBatch.of(batch.opened, (), max(1, batch.hidden_units))):
+            return ()
+        alone = [SignedBatch.of(batch.opened, (one,), batch.hidden_units) for one in batch.requests]
+        found = tuple(one.requests[0].request_id for one in alone if not self._fits(server, one))
+        # Where each alone would do, the one with most units goes: what is left asks for less.
+        return found or (max(batch.requests, key=lambda one: (one.units, one.request_id)).request_id,)
+
+    def _fits(self, server: FederationServer, batch: SignedBatch) -> bool:
+        try:
+            server.deletion(batch, adaptive=True)
+        except AlreadyForgotten:
+            return True
+        except _UNFIT:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the server, if it was opened."""
@@ -111,7 +152,10 @@ def deletion_service(
     roster = Roster.decode((directory / ROSTER).read_bytes())
     policy = read_policy(directory / _POLICY)
     identity = server_identity(directory, policy, roster)
-    executor = ServerExecutor(lambda: FederationServer.open(directory, exchange, patience=patience))
+    executor = ServerExecutor(
+        lambda: FederationServer.open(directory, exchange, patience=patience),
+        begun=lambda window_id: WindowFiles(directory).started(window_id) is not None,
+    )
     made: list[CertificateStore] = []
 
     def store() -> CertificateStore:

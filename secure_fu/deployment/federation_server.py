@@ -356,13 +356,18 @@ class FederationServer(Coordinator):
         if started is None:
             raise RecordError(f"window {window_id.hex()} was executed, and its folder in {self._directory} is missing")
         if self._files.execution(window_id) is None:
+            order = self._files.order(window_id).order[0]
             self._files.note_execution(
                 execution_of(
                     self,
                     started.before,
                     transcript=self._server.transcript_file,
-                    method=method_of(self._files.order(window_id).order[0]),
+                    method=method_of(order.method, order.settings),
                     window_id=window_id,
                     concerned=concerned_clients(batch),
+                    opened=batch.opened,
+                    order=order.digest,
+                    run_key=self._server.run_key,
+                    continues_after=order.continues_after,
                 )
             )

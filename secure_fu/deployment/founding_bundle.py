@@ -16,7 +16,7 @@ from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion.deletion_policy import write_deletion_policy
 from secure_fu.deployment.setup import KEYS, ROSTER, own_parties
 from secure_fu.deployment.terms import Terms, model_of
-from secure_fu.errors import ArgumentError, RecordError
+from secure_fu.errors import ArgumentError, ConfigError, RecordError
 from secure_fu.federation.agreed_policy import policy_of
 from secure_fu.federation.founding import FOUNDING, Founding, write_founding
 from secure_fu.learning import FlatModel
@@ -83,13 +83,17 @@ def found(terms: Terms, roster: Roster, out: Path, *, keys: Path | None = None) 
         keys: the server's `keys.bin` where it lies elsewhere; it is copied.
 
     Raises:
-        ConfigError: the terms do not fit the roster.
+        ConfigError: the terms do not fit the roster, or let the server ask for deletions.
         ArgumentError: there is a federation already.
         CryptoError, RosterError: the keys are missing, or are not those of the roster's server, or others beside them.
         RecordError, LedgerError: a file cannot be written.
     """
     plan = terms.plan_for(roster)
     policy = policy_for(terms, roster, plan)
+    try:
+        terms.deletion.check_roster(roster)
+    except ArgumentError as error:
+        raise ConfigError(f"deletion.{error.argument}", error.value, error.expected) from error
     if (out / FOUNDING).exists():
         raise ArgumentError("--out", str(out), f"a folder without {FOUNDING}; a federation is founded once")
     check_server_keys(out / KEYS if keys is None else keys, roster)

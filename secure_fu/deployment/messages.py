@@ -21,15 +21,18 @@ Everything that makes a party do something is signed by the server; a node need 
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum, StrEnum
 from typing import Annotated, Any, Final, cast
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import U32, U64, Blob, Choice, Fixed, Nested, Sequence, Text, encode, message
-from secure_fu.deletion.wiping import WipeStatement, wipe_commitment
+from secure_fu.deletion.request_messages import SignedRequest
+from secure_fu.deletion.signed_request import decode_request
+from secure_fu.deletion.wiping import MAX_SETTINGS_BYTES, WipeStatement, order_digest, wipe_commitment
 from secure_fu.errors import ArgumentError
 from secure_fu.protocol.header import canonical_settings, parse_settings
 from secure_fu.unlearning import UnlearningMethod, method_from_settings
@@ -48,6 +51,7 @@ __all__ = [
     "PartyAnswer",
     "Settle",
     "WipeStatement",
+    "addressed",
     "method_of",
     "order_settings",
     "wipe_commitment",
@@ -57,7 +61,8 @@ PROTOCOL: Final = "secure-fu/1"
 _MAX_HOSTED: Final = 1 << 16
 _MAX_BODY: Final = (1 << 32) - 1
 _MAX_REQUEST: Final = 1 << 26
-_MAX_REQUESTS: Final = 1 << 20
+_MAX_REQUESTS: Final = 100_000
+_LENGTH_BYTES: Final = 4  # of a blob on the wire
 
 Signature = Annotated[bytes, Fixed(64)]
 Digest = Annotated[bytes, Fixed(32)]
@@ -202,24 +207,78 @@ class HelloAnswer:
 @message("order")
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be forgotten in a run, and how.
+    """What is to be forgotten in a run, and how; with the requests that the client needs to see, and no others.
 
     Attributes:
         window_id: 16 bytes that name the deletion window, never used for another order.
+        opened: when the window was due, in seconds since 1970 (UTC).
         method: by its name in :data:`secure_fu.unlearning.METHODS`.
         settings: of the method, see :func:`order_settings`.
-        requests: encoded :class:`~secure_fu.deletion.signed_request.SignedRequest`.
+        request_digests: SHA-256 of all requests of the window, sorted. A request has random salt and sealed boxes, so
+            that its digest tells nothing to whom it does not concern.
+        requests: encoded :class:`~secure_fu.deletion.signed_request.SignedRequest`, those that concern the client.
         hidden_units: how many units each client may add on requests of its own that nobody else sees.
         continues_after: 0 where clients remember none of their rounds of before, else 1 + the number of the last round
             that they still remember; see :meth:`secure_fu.training.Silo.forgetting`.
+        padding: ignored; so much that all clients are sent equally many bytes.
     """
 
     window_id: WindowId
+    opened: Annotated[int, U64]
     method: Name
-    settings: Annotated[str, Text(65536)]
+    settings: Annotated[str, Text(MAX_SETTINGS_BYTES)]
+    request_digests: Annotated[tuple[bytes, ...], Sequence(Fixed(32), _MAX_REQUESTS)]
     requests: Annotated[tuple[bytes, ...], Sequence(Blob(_MAX_REQUEST), _MAX_REQUESTS)]
     hidden_units: Annotated[int, U32]
     continues_after: Annotated[int, U64]
+    padding: Annotated[bytes, Blob(_MAX_BODY)] = b""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        window_id: bytes,
+        opened: int,
+        method: UnlearningMethod,
+        requests: Iterable[SignedRequest],
+        hidden_units: int,
+        continues_after: int,
+    ) -> Order:
+        """The server's own, with all requests whole; see :func:`addressed` for what a client is sent of it."""
+        whole = tuple(encode(one) for one in requests)
+        return cls(
+            window_id=window_id,
+            opened=opened,
+            method=method.name,
+            settings=order_settings(method),
+            request_digests=tuple(sorted(hashlib.sha256(one).digest() for one in whole)),
+            requests=whole,
+            hidden_units=hidden_units,
+            continues_after=continues_after,
+        )
+
+    @property
+    def digest(self) -> bytes:
+        """Of what is ordered, 32 bytes, the same for all; see :func:`secure_fu.deletion.wiping.order_digest`."""
+        return order_digest(
+            window_id=self.window_id,
+            opened=self.opened,
+            method=self.method,
+            settings=self.settings,
+            request_digests=self.request_digests,
+            hidden_units=self.hidden_units,
+            continues_after=self.continues_after,
+        )
+
+
+@message("begin-statement")
+@dataclass(frozen=True, kw_only=True)
+class _BeginStatement:
+    """What the signature of a :class:`Begin` covers: the same for every client."""
+
+    run_id: RunId
+    branch: Annotated[str, Text(256)]
+    order: Annotated[tuple[bytes, ...], Sequence(Fixed(32), 1)]
 
 
 @message("begin")
@@ -228,7 +287,7 @@ class Begin:
     """Server to a client: a run of this id is about to begin, or goes on.
 
     Attributes:
-        run_id: as in the headers of its rounds.
+        run_id: as in the headers of its rounds; see :func:`secure_fu.protocol.run_id.run_id_of`.
         branch: its name in the server's ledger.
         order: the deletion that the run is for; none for training.
         signature: of the server, over :attr:`statement`.
@@ -240,9 +299,15 @@ class Begin:
     signature: Signature
 
     @property
+    def order_digest(self) -> bytes:
+        """Of the order; empty for training."""
+        return self.order[0].digest if self.order else b""
+
+    @property
     def statement(self) -> bytes:
-        """What the signature covers: the encoded message with zeros in the signature's place."""
-        return encode(replace(self, signature=bytes(64)))
+        """What the signature covers: run, branch and the order's digest, so that one signature is for all clients."""
+        orders = tuple(order.digest for order in self.order)
+        return encode(_BeginStatement(run_id=self.run_id, branch=self.branch, order=orders))
 
     @classmethod
     def signed(cls, identity: Identity, *, run_id: bytes, branch: str, order: Order | None = None) -> Begin:
@@ -298,14 +363,50 @@ def order_settings(method: UnlearningMethod) -> str:
     return canonical_settings({name: "inf" if value == math.inf else value for name, value in values.items()})
 
 
-def method_of(order: Order) -> UnlearningMethod:
+def method_of(name: str, settings: str) -> UnlearningMethod:
     """The method that an order names, with its settings.
+
+    Args:
+        name: of the method.
+        settings: as :func:`order_settings` wrote them.
 
     Raises:
         ConfigError: there is no such method or setting.
         ProtocolError: the settings are no canonical text.
     """
-    settings: Mapping[str, object] = {
-        name: math.inf if value == "inf" else value for name, value in parse_settings(order.settings).items()
+    values: Mapping[str, object] = {
+        key: math.inf if value == "inf" else value for key, value in parse_settings(settings).items()
     }
-    return method_from_settings(order.method, settings)
+    return method_from_settings(name, values)
+
+
+def addressed(begin: Begin) -> Callable[[str], bytes]:
+    """What each client is sent of a run, encoded: whole requests only where they concern it, and for all one length.
+
+    Not guaranteed:
+        That the length tells nothing: it follows from the number of the window's requests and from their lengths.
+        Whom they concern does not change it.
+
+    Args:
+        begin: the server's own, for a deletion.
+
+    Returns:
+        the body for a client's name.
+    """
+    (order,) = begin.order
+    shares: dict[str, list[bytes]] = {}
+    for content in order.requests:
+        for box in decode_request(content).boxes:
+            shares.setdefault(box.client, []).append(content)
+    length = _share_bytes(order.requests)
+
+    def share_of(client: str) -> bytes:
+        share = tuple(shares.get(client, ()))
+        own = replace(order, requests=share, padding=bytes(length - _share_bytes(share)))
+        return encode(replace(begin, order=(own,)))
+
+    return share_of
+
+
+def _share_bytes(share: tuple[bytes, ...]) -> int:
+    return sum(len(content) + _LENGTH_BYTES for content in share)

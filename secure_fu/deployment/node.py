@@ -222,8 +222,6 @@ class Node:
         hello = message.kind is Kind.HELLO and not message.parties
         parties = self.parties if hello else message.parties
         bodies = message.bodies * len(parties) if len(message.bodies) == 1 else message.bodies
-        if message.kind is Kind.BEGIN:
-            self._take_up_requests()
         answers = tuple(
             self._answer(message.kind, party, body) for party, body in zip(parties, bodies, strict=not hello)
         )
@@ -337,6 +335,7 @@ class Node:
                 prune=lambda: archive.keep_only(
                     digest for client in self._clients.values() for digest in client.models()
                 ),
+                take_up=self._take_up_requests,
                 encryption=self._encryption(),
                 randomness=self._randomness,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -15,12 +14,11 @@ from numpy.typing import NDArray
 from secure_fu.crypto import Identity, Randomness
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.wiping import SALT_BYTES
 from secure_fu.deployment.messages import Begin, Order, Settle, WipeStatement, method_of, wipe_commitment
 from secure_fu.deployment.node_data import DataFile
 from secure_fu.deployment.node_directory import NodeDirectory
 from secure_fu.deployment.node_holdings import Holdings
-from secure_fu.deployment.node_orders import Marked, check_order, mark_order, request_digests
+from secure_fu.deployment.node_orders import Marked, check_order, mark_order, requests_digest
 from secure_fu.deployment.node_state import (
     ClientState,
     KnownRun,
@@ -32,10 +30,10 @@ from secure_fu.deployment.node_state import (
     StateFile,
 )
 from secure_fu.errors import AlreadyForgotten, DataError, HistoryError, PolicyRefusal, RecordError
-from secure_fu.federation.founding import to_plain
 from secure_fu.learning import FlatModel, Records
 from secure_fu.protocol import Client, ClientRecord, Header, LocalTask, RoundTerms, UploadEncryption
 from secure_fu.protocol.messages import Invitation
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.protocol.sums import RandomStream
 from secure_fu.training import TRAIN, ModelArchive, Silo, training_task
 
@@ -62,7 +60,8 @@ class NodeClient:
 
     Formal guarantees:
         A round is answered only in a run that the pinned server has begun, for `train` and for the purposes of the
-        order that the run is for. Once an order is accepted, no round of its run computes on the records that it marks
+        order that the run is for. The run's id commits to that order: clients that were told different ones answer in
+        different runs. Once an order is accepted, no round of its run computes on the records that it marks
         but the method's own; once it is settled, none of any run does, for they are gone: from memory, from the data
         file, from the history and from the archive of models. Every step is on disk before anything that relies on it
         leaves; after a kill at any moment the client has the old state or the new one, and ends a wiping that was
@@ -78,7 +77,12 @@ class NodeClient:
         the :class:`~secure_fu.deletion.wiping.WipeStatement` commits to.
         Private requests join an order in the order in which they came, while they fit in its hidden units; one that
         does not fit waits, and holds back none behind it.
+        A client that has answered no round of a window destroys what the window covers all the same. Its private
+        requests then stay in the queue, as wiped and not unlearnt, for a window that unlearns; the node's log says so.
         A client whose history is lost answers a method that needs it with noise alone.
+    Not guaranteed:
+        That a window has all the requests that concern this client: the server may keep one back and give others its
+        digest. The commitment also commits to which requests the client was given.
 
     Args:
         identity: secret; of a client.
@@ -90,6 +94,7 @@ class NodeClient:
         model: of the federation.
         archive: of models, shared by the clients of the node.
         prune: destroys the models in the archive that no client of the node refers to.
+        take_up: queues the private requests that were left for clients of the node.
         encryption: of the federation's scheme.
         randomness: of sampling, rounding and noise.
 
@@ -109,11 +114,12 @@ class NodeClient:
         model: FlatModel,
         archive: ModelArchive,
         prune: Callable[[], None],
+        take_up: Callable[[], None],
         encryption: UploadEncryption,
         randomness: Randomness,
     ) -> None:
         self._identity, self._files, self._record = identity, files, record
-        self._state_file = state_file
+        self._state_file, self._take_up = state_file, take_up
         self._encryption, self._randomness = encryption, randomness
         self._unit = files.policy.unit
         self._state = state_file.read()
@@ -135,6 +141,7 @@ class NodeClient:
         )
         self._ordered: Silo | None = None
         self._tasks: Mapping[str, LocalTask] = {}
+        self._prepared: bytes | None = None  # digest of the order that these two are of
 
     @property
     def name(self) -> str:
@@ -175,45 +182,55 @@ class NodeClient:
 
         Raises:
             WireError, SignatureError, RosterError: malformed, or not from the pinned server.
-            PolicyRefusal, RequestRefused, ConfigError: the order is one that this client does not serve.
+            PolicyRefusal, RequestRefused, ConfigError: the order is one that this client does not serve, or the run's
+                id is not that of the branch and the order.
             RecordError: it cannot be written down.
         """
         begin = decode(Begin, body)
         begin.check(self._files.roster, self._files.policy.server)
+        if begin.run_id != run_id_of(self._files.founding.run_key, begin.branch, begin.order_digest):
+            raise PolicyRefusal(f"run {begin.run_id.hex()} is none of this federation's for this branch and order")
+        self._take_up()
         order = begin.order[0] if begin.order else None
         known = self._state.window_of(begin.run_id)
         window = b"" if order is None else order.window_id
-        if known is not None and order is not None and known != window:
-            raise PolicyRefusal(f"run {begin.run_id.hex()} has begun for something else than window {window.hex()}")
-        state = self._state if order is None else self._taken(order, new_run=known is None)
-        is_new = state.order is not self._state.order
+        state = self._state if order is None else self._taken(order, begin.run_id, new_run=known is None)
         if known is None:
             state = replace(state, runs=(*state.runs, KnownRun(run_id=begin.run_id, window=window)))
         if state is not self._state:
             self._write(state)
-        if is_new and state.order is not None:
-            self._prepare(state.order)
+        if state.order is not None and state.order.window == window:
+            self._require_prepared(state.order)
         return b""
 
-    def _taken(self, order: Order, *, new_run: bool) -> ClientState:
+    def _taken(self, order: Order, run_id: bytes, *, new_run: bool) -> ClientState:
         """The state after an order; the present one where it is known."""
         state, window = self._state, order.window_id
-        if state.settled_window(window) is not None:
+        done = state.settled_window(window)
+        if done is not None:
+            if done.order != order.digest:
+                raise PolicyRefusal(f"window {window.hex()} was executed by another order; a window has one")
             return state
         if state.parked_order(window) is not None:
             raise PolicyRefusal(f"window {window.hex()} was given up for another one; it is not served again")
-        digests, before = request_digests(order), state.order
+        requests_of_it, before = requests_digest(order), state.order
         if before is not None and before.window == window:
-            if before.requests_digest != digests.requests:
+            if before.requests_digest != requests_of_it:
                 raise PolicyRefusal(f"window {window.hex()} is known with other requests; a window has one order")
-            if before.order_digest == digests.order and not new_run:
+            if before.run_id == run_id:
                 return state
-            if before.order_digest != digests.order and not new_run:
+            if not new_run:
                 raise PolicyRefusal(f"window {window.hex()} goes on in another run; this order is an older one")
-        requests = check_order(order, self._files, int(time.time()))
+        settled = {digest for one in state.settled for digest in one.request_digests}
+        requests = check_order(order, self._files, int(time.time()), settled=settled)
         if before is not None and before.window == window:
             # Another attempt at the same: what it covers here stays what it was.
-            marked = Marked(marks=np.array(before.marks, dtype=np.int64), private=before.private, undone=before.undone)
+            marked = Marked(
+                marks=np.array(before.marks, dtype=np.int64),
+                private=before.private,
+                given=before.given,
+                undone=before.undone,
+            )
         else:
             marked = mark_order(
                 requests,
@@ -226,13 +243,16 @@ class NodeClient:
             )
         prepared = PreparedOrder(
             window=window,
-            requests_digest=digests.requests,
-            order_digest=digests.order,
+            run_id=run_id,
+            requests_digest=requests_of_it,
+            order_digest=order.digest,
+            request_digests=order.request_digests,
             method=order.method,
             settings=order.settings,
             continues_after=order.continues_after,
             marks=tuple(int(place) for place in marked.marks),
             private=marked.private,
+            given=marked.given,
             undone=marked.undone,
         )
         parked = state.parked
@@ -240,20 +260,20 @@ class NodeClient:
             parked = (*parked, before)
         return replace(state, order=prepared, parked=parked)
 
+    def _require_prepared(self, order: PreparedOrder) -> None:
+        if self._prepared != order.order_digest:
+            self._prepare(order)
+
+    def _unprepare(self) -> None:
+        self._ordered, self._tasks, self._prepared = None, {}, None
+
     def _prepare(self, order: PreparedOrder) -> None:
+        # Whatever fails here must not leave the marks of another order.
+        self._unprepare()
         # What both orders cover the method has to see, to work on it.
         without = self._left_out().difference(order.marks)
         self._ordered = self._holdings.marked(order.marks, without=without, continues_after=order.continues_after - 1)
-        method = method_of(
-            Order(
-                window_id=order.window,
-                method=order.method,
-                settings=order.settings,
-                requests=(),
-                hidden_units=0,
-                continues_after=order.continues_after,
-            )
-        )
+        method = method_of(order.method, order.settings)
         own: Mapping[str, LocalTask]
         try:
             own = method.client_tasks(self._ordered)
@@ -264,6 +284,7 @@ class NodeClient:
             own = {method.purpose: _Unable()}
         # Training in the same run, should it come before the order is settled, leaves the marked records out.
         self._tasks = {TRAIN: training_task(self._ordered), **own}
+        self._prepared = order.order_digest
 
     def invite(self, body: bytes) -> bytes:
         """Answer a round; see :meth:`secure_fu.protocol.Client.respond`.
@@ -276,7 +297,12 @@ class NodeClient:
         window = self._window(header.run_id)
         if self._state.parked_order(window) is not None:
             raise PolicyRefusal(f"run {header.run_id.hex()} is for window {window.hex()}, which was given up")
-        under_way = self._state.order is not None and self._state.order.window == window
+        order = self._state.order
+        under_way = order is not None and order.window == window
+        if order is not None and under_way:
+            if order.run_id != header.run_id:
+                raise PolicyRefusal(f"window {window.hex()} goes on in another run than {header.run_id.hex()}")
+            self._require_prepared(order)
         client = Client(
             self._identity,
             roster=self._files.roster,
@@ -289,7 +315,10 @@ class NodeClient:
         upload = client.accept(body).begin()
         if upload.failure is not None:
             _LOGGER.error("client %s: its code failed with %s", self.name, type(upload.failure).__name__)
-        return upload.finish()
+        answer = upload.finish()
+        if order is not None and under_way and header.purpose != TRAIN:
+            self._write(replace(self._state, order=replace(order, rounds=order.rounds + 1)))
+        return answer
 
     def _left_out(self) -> set[int]:
         """What orders cover that another one took the place of: they may have been executed, and nobody said so yet."""
@@ -330,6 +359,8 @@ class NodeClient:
             WipeStatement.signed(
                 self._identity,
                 window_id=done.window,
+                order=done.order,
+                rounds=done.rounds,
                 commitment=wipe_commitment(done.salt, done.opening.encode()),
             )
         )
@@ -338,7 +369,9 @@ class NodeClient:
         state, under_way = self._state, self._state.order
         ordered: Silo | None = None
         if under_way is not None and under_way.window == window:
-            order, ordered, under_way = under_way, self._ordered, None
+            order, under_way = under_way, None
+            # Of another order, or half made, it would destroy what that one covers.
+            ordered = self._ordered if self._prepared == order.order_digest else None
         else:
             # The server went on with another order before it said this.
             parked = state.parked_order(window)
@@ -348,23 +381,28 @@ class NodeClient:
         history = self.silo.history
         rounds = () if history is None else history.rounds
         served = [one for one in state.private if one.request_id in order.private]
-        opening = json.dumps(
-            {"private": [to_plain(one) for one in served], "undone": [one.hex() for one in order.undone]},
-            sort_keys=True,
-        )
+        left = [one for one in state.private if one.request_id not in order.private]
+        if served and not order.rounds:
+            left = [replace(one, wiped=True) if one in served else one for one in state.private]
+            _LOGGER.warning(
+                "client %s has answered no round of window %s: what was asked in private is wiped, not unlearnt, and "
+                "waits for the next window",
+                self.name,
+                window.hex(),
+            )
         self._write(
             replace(
                 state,
                 gone=tuple(sorted({*state.gone, *order.marks})),
                 order=under_way,
                 parked=tuple(one for one in state.parked if one.window != window),
-                settled=(*state.settled, Settled(window=window, salt=os.urandom(SALT_BYTES), opening=opening)),
-                private=tuple(one for one in state.private if one.request_id not in order.private),
+                settled=(*state.settled, Settled.of(order, served)),
+                private=tuple(left),
                 pending=Pending(remembered=order.continues_after - 1, until=rounds[-1] if rounds else -1),
             )
         )
         # From here on the window is executed, whatever comes: what follows is done again when it was interrupted.
-        self._ordered, self._tasks = None, {}
+        self._unprepare()
         self._destroy(ordered)
 
     def _destroy(self, ordered: Silo | None) -> None:

@@ -18,11 +18,12 @@ from secure_fu.deployment.terms import model_of
 from secure_fu.errors import ConfigError, RecordError, RosterError, WireError
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding
 from secure_fu.protocol import Policy, read_policy
+from secure_fu.unlearning import UnlearningMethod, method_from_settings
 
 __all__ = ["NODE_FILE", "NodeDirectory"]
 
 NODE_FILE: Final = "node.toml"
-_UNPINNED: Final = DeletionPolicy(window_start=0, window_seconds=60, hidden_units=1, cover=True)
+_UNPINNED: Final = DeletionPolicy(window_start=0, window_seconds=60, maximum_batch=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,10 @@ class NodeDirectory:
         path: of the directory.
         parties: hosted here, sorted.
         identities: of these parties; secret.
-        deletion_policy: pinned; or one that lets clients ask about themselves alone, and asks for no smallest batch.
+        deletion_policy: pinned; or one that lets clients ask about themselves alone, with neither a smallest batch nor
+            hidden units: without a `deletion.toml` no private request is served.
+        pinned_method: the one method, with its settings, that the pinned deletion policy has deletions executed with;
+            None without a `deletion.toml`: then `policy.toml` alone says which methods may be ordered.
         data: each client's file; none where records are handed in.
         keeps_history: whether clients here do.
         model: the table `[model]`.
@@ -66,6 +70,7 @@ class NodeDirectory:
     roster: Roster
     policy: Policy
     deletion_policy: DeletionPolicy
+    pinned_method: UnlearningMethod | None
     founding: Founding
     data: Mapping[str, DataFile]
     keeps_history: Mapping[str, bool]
@@ -96,7 +101,7 @@ class NodeDirectory:
                 f"roster.bin, policy.toml and {FOUNDING} in {path} are of different federations; expected the roster "
                 f"{roster.digest.hex()} in all of them"
             )
-        deletion = path / "deletion.toml"
+        deletion, pinned = _deletion_policy(path / "deletion.toml", policy)
         clients = [name for name in names if identities[name].role is Role.CLIENT]
         data, keeps = _data(path, values.get("data", {}), clients)
         return cls(
@@ -105,7 +110,8 @@ class NodeDirectory:
             identities={name: identities[name] for name in names},
             roster=roster,
             policy=policy,
-            deletion_policy=read_deletion_policy(deletion) if deletion.exists() else _UNPINNED,
+            deletion_policy=deletion,
+            pinned_method=pinned,
             founding=founding,
             data=data,
             keeps_history=keeps,
@@ -164,6 +170,16 @@ def _roster(path: Path) -> Roster:
         return Roster.decode(path.read_bytes())
     except (OSError, WireError) as error:
         raise RecordError(f"{path} is no roster that can be read: {error}") from None
+
+
+def _deletion_policy(path: Path, policy: Policy) -> tuple[DeletionPolicy, UnlearningMethod | None]:
+    if not path.exists():
+        return _UNPINNED, None
+    deletion = read_deletion_policy(path)
+    if policy.server in deletion.class_signers:
+        # It could then have any class destroyed at every client, on nobody's request.
+        raise ConfigError("deletion.toml: class_signers", policy.server, "no server: it executes what others ask for")
+    return deletion, method_from_settings(deletion.method, deletion.settings)
 
 
 def _data(path: Path, values: object, clients: list[str]) -> tuple[Mapping[str, DataFile], Mapping[str, bool]]:

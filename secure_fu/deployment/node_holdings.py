@@ -94,6 +94,9 @@ class Holdings:
     def destroy(self, gone: Iterable[int], ordered: Silo | None, pending: Pending) -> None:
         """Take away what is gone: at once from memory, then from all files that can be wiped, whatever fails at one.
 
+        All that stays is written again, of the history and of the data file: how long this takes does not tell what is
+        gone, nor whether anything is, unless it is all that the client had.
+
         Args:
             gone: positions of all that is gone, as they were brought.
             ordered: what :meth:`marked` returned for the last of it; None finds out again from disk what there is.

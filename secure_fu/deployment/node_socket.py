@@ -7,12 +7,14 @@ import logging
 import os
 import socket
 import stat
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
+from secure_fu.deployment.logs import event
 from secure_fu.errors import ArgumentError, ProtocolError
 
 __all__ = ["MAX_MESSAGE_BYTES", "SOCKET", "Handler", "ask", "serve", "socket_path"]
@@ -23,6 +25,8 @@ _LENGTH_BYTES: Final = 4
 _BLOCK: Final = 1 << 20
 _TICK: Final = 0.2
 _LONGEST_PATH: Final = 100  # of 108 that Linux takes, 104 elsewhere
+_CREDENTIALS: Final = struct.Struct("3i")  # process, user, group
+_MASK = threading.Lock()  # a process has one umask
 _LOGGER = logging.getLogger("secure_fu")
 
 
@@ -52,11 +56,16 @@ def serve(
 
     Formal guarantees:
         Only processes of the same user, or of `group` if one is given, and the superuser reach the socket: it has mode
-        600 from its first moment, and 660 once it is the group's. A peer that sends something else than one message of
-        at most `most_bytes` gets no answer, and nothing is allocated before its bytes come. A peer that stalls holds up
-        the others for `patience` at most.
+        600, or 660 for the group, from its first moment, and nobody is let in before it is the group's. No link is
+        followed, and no mode but the socket's own is changed: the folder must be one that nobody but this user and the
+        superuser can write. A peer that sends something else than one message of at most `most_bytes` gets no answer,
+        and nothing is allocated before its bytes come. A peer that stalls holds up the others for `patience` at most.
+    Not guaranteed:
+        That a peer of the node's own user, or the superuser, stays away from its keys: whatever the modes of files say,
+        it may read them, through `/proc` as well. Where the system tells (Linux), the log warns of the first such peer.
     Assumes:
         The caller has the node's records open, which one process at a time has: a socket that is found here is stale.
+        Who can write the folders above the socket's own is trusted.
 
     Args:
         node: used in this thread alone.
@@ -68,20 +77,24 @@ def serve(
         most_bytes: longest request.
 
     Raises:
-        ArgumentError: the path is too long for a socket, something else than a socket is there, or it cannot be made,
-            or given to the group.
+        ArgumentError: the path is too long for a socket, others can write its folder, something else than a socket is
+            there, or it cannot be made, or given to the group.
     """
+    warned = False
     with contextlib.closing(_listening(path, group)) as listening:
-        made = path.stat().st_ino
+        made = path.lstat().st_ino
         try:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     peer, _ = listening.accept()
                     with peer:
+                        if not warned and _has_our_rights(peer):
+                            warned = True
+                            _warn()
                         _answer(node, peer, patience, most_bytes)
         finally:
             with contextlib.suppress(OSError):
-                if path.stat().st_ino == made:  # another node may have taken the place since
+                if path.lstat().st_ino == made:  # another node may have taken the place since
                     path.unlink()
 
 
@@ -111,19 +124,23 @@ def ask(path: Path, request: bytes, timeout: float, *, most_bytes: int = MAX_MES
 def _listening(path: Path, group: int | None) -> socket.socket:
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ArgumentError("--socket", str(path), f"a path of at most {_LONGEST_PATH} bytes")
+    mode = 0o600 if group is None else 0o660
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _check_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise ArgumentError("--socket", str(path), "a path where nothing but a stale socket is")
             path.unlink()
-        with _private_files():
+        # The mode comes with the name: a chmod afterwards would be of whatever the name leads to by then.
+        with _only(mode):
             made.bind(str(path))
-        path.chmod(0o600)
         if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
-        made.listen(64)
+            os.chown(path, -1, group, follow_symlinks=False)
+        found = path.lstat()
+        if not stat.S_ISSOCK(found.st_mode) or stat.S_IMODE(found.st_mode) != mode:
+            raise ArgumentError("--socket", str(path), f"a folder where a socket of mode {mode:o} stays as it is made")
+        made.listen(64)  # nobody gets in before this
         made.settimeout(_TICK)
     except OSError as error:
         made.close()
@@ -134,13 +151,44 @@ def _listening(path: Path, group: int | None) -> socket.socket:
     return made
 
 
+def _check_folder(folder: Path) -> None:
+    """Whoever can write it could put a link, or a socket of their own, in the socket's place."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ArgumentError(
+            "--socket",
+            str(folder),
+            f"a folder that is this user's or the superuser's, and that nobody else can write; it has mode "
+            f"{stat.S_IMODE(found.st_mode):o}",
+        )
+
+
 @contextlib.contextmanager
-def _private_files() -> Iterator[None]:
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)
+def _only(mode: int) -> Iterator[None]:
+    """What is made has these rights."""
+    with _MASK:
+        before = os.umask(0o777 & ~mode)
+        try:
+            yield
+        finally:
+            os.umask(before)
+
+
+def _has_our_rights(peer: socket.socket) -> bool:
+    """Whether a peer runs as this process's own user or as the superuser; False where the system does not tell."""
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return False
+    _, user, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size))
+    return user in (0, os.geteuid())
+
+
+def _warn() -> None:
+    text = (
+        "a peer at the socket runs as the node's own user, or as the superuser, and may read its keys and data; a "
+        "relay of the server's code should run as another user, see --socket-group"
+    )
+    _LOGGER.warning(text, extra=event("peer-may-read-the-keys", {"reason": text}))
 
 
 def _answer(node: Handler, peer: socket.socket, patience: float, most_bytes: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.wiping import SALT_BYTES
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.founding import from_plain, to_plain
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
@@ -39,10 +40,13 @@ class PrivateRequest:
     Attributes:
         request_id: 16 random bytes.
         request: of this client.
+        wiped: whether a window of which this client answered no round has destroyed what it covers. Nothing was
+            unlearnt then, as far as this client can tell, and the request waits for a window that does.
     """
 
     request_id: bytes
     request: DeletionRequest
+    wiped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,23 +68,31 @@ class PreparedOrder:
 
     Attributes:
         window: its id.
-        requests_digest: SHA-256 of its requests and hidden units: what makes it another order.
-        order_digest: SHA-256 of all of it.
+        run_id: of the run that it is executed in, the latest that the server has begun for it.
+        requests_digest: of what may not change, see :func:`~secure_fu.deployment.node_orders.requests_digest`.
+        order_digest: of all of it, see :func:`~secure_fu.deletion.wiping.order_digest`.
+        request_digests: of all requests of the window, those that the client was not shown among them.
         method, settings, continues_after: as in the order.
         marks: positions of the records that it covers here, as they were brought.
         private: ids of the private requests that it covers.
-        undone: ids of its requests that this client could not do, see :class:`~secure_fu.deployment.node_client`.
+        given: ids of its requests that this client was shown.
+        undone: ids of those that this client could not do, see :class:`~secure_fu.deployment.node_client`.
+        rounds: how many rounds of its method this client has answered in the run.
     """
 
     window: bytes
+    run_id: bytes
     requests_digest: bytes
     order_digest: bytes
+    request_digests: tuple[bytes, ...]
     method: str
     settings: str
     continues_after: int
     marks: tuple[int, ...]
     private: tuple[bytes, ...]
+    given: tuple[bytes, ...]
     undone: tuple[bytes, ...]
+    rounds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -89,13 +101,37 @@ class Settled:
 
     Attributes:
         window: its id.
+        order: digest of the order that it was executed by.
+        request_digests: of its requests.
+        rounds: how many of its rounds this client has answered.
         salt: of the commitment, 32 bytes.
-        opening: what is committed to; see :func:`~secure_fu.deletion.wiping.wipe_commitment`.
+        opening: what is committed to: requests that were asked for in private, ids of those that the order showed, and
+            ids of those that could not be done; see :func:`~secure_fu.deletion.wiping.wipe_commitment`.
     """
 
     window: bytes
+    order: bytes
+    request_digests: tuple[bytes, ...]
+    rounds: int
     salt: bytes
     opening: str
+
+    @classmethod
+    def of(cls, order: PreparedOrder, served: Iterable[PrivateRequest]) -> Settled:
+        """What is written down of an order that is executed, and of the private requests that it covered."""
+        opening = {
+            "private": [to_plain(one) for one in served],
+            "requests": [one.hex() for one in order.given],
+            "undone": [one.hex() for one in order.undone],
+        }
+        return cls(
+            window=order.window,
+            order=order.order_digest,
+            request_digests=order.request_digests,
+            rounds=order.rounds,
+            salt=os.urandom(SALT_BYTES),
+            opening=json.dumps(opening, sort_keys=True),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

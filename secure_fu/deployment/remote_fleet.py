@@ -18,11 +18,11 @@ from secure_fu.deployment.messages import (
     PartyAnswer,
     Settle,
     WipeStatement,
-    order_settings,
+    addressed,
 )
 from secure_fu.deployment.remote_sums import Patience, RemoteCommittee, RemoteKeyHolder, RemoteSums
 from secure_fu.deployment.window_files import WindowFiles
-from secure_fu.errors import AlreadyForgotten, ArgumentError, CryptoError
+from secure_fu.errors import AlreadyForgotten, ArgumentError, CryptoError, RecordError
 from secure_fu.federation import fleet
 from secure_fu.federation.fleet import Concerned
 from secure_fu.federation.main_line import Executed
@@ -40,10 +40,12 @@ class RemoteFleet:
 
     Formal guarantees:
         It holds no marks, records or keys but the server's identity. What a deletion covers is known to it as far as
-        the open parts of the signed requests tell.
+        the open parts of the signed requests tell. A client is sent the requests that concern it, and digests of the
+        others.
     Edge cases:
         Clients that are away when a deletion is executed are told later, before a round at which they are back: first
-        what the window was, if they do not know, then to destroy. Whoever left in an earlier window is not waited for.
+        what the window was, if they do not know, then to destroy. Whoever asked to leave in an earlier window holds
+        back no later one of its own, but counts as missing until it has confirmed.
 
     Args:
         identity: of the server.
@@ -96,20 +98,20 @@ class RemoteFleet:
             unknown = sorted({box.client for box in one.boxes} - clients)
             if unknown:
                 raise ArgumentError("request.client", unknown[0], "a client of the roster")
-        left = self._left()
         known = {one.request_id for entry in self._executed() for one in batch_of(entry.request).requests}
-        new = [one for one in batch.requests if one.request_id not in known and one.client not in left]
+        new = [one for one in batch.requests if one.request_id not in known]
         if not new and not batch.hidden_units:
             raise AlreadyForgotten(f"the batch is {batch.describe()!r}; all of it has been forgotten before")
         return self.concerned(batch)
 
     def concerned(self, batch: SignedBatch) -> Concerned:
         """Whom a batch concerns, whether it has been executed or not."""
-        before = self._left(until=batch.window_id)
-        there = self._server.roster.clients - before
-        named = {box.client for one in batch.requests for box in one.boxes}
+        clients = self._server.roster.clients
+        named = {box.client for one in batch.requests for box in one.boxes} & clients
+        # Who asks again after it left may have something left.
+        there = clients - (self._left(until=batch.window_id) - named)
         leaving = frozenset[str]().union(*(_whole_client(one) for one in batch.requests))
-        forgotten = there if batch.hidden_units else named & there
+        forgotten = there if batch.hidden_units else named
         return Concerned(
             forgotten=tuple(sorted(forgotten)),
             retained=tuple(sorted(there - leaving)),
@@ -136,18 +138,19 @@ class RemoteFleet:
         batch = batch_of(order.request)
         if order.continues_after is None:
             raise ArgumentError("execute", False, "True: clients on other machines try nothing out")
+        told = Order.of(
+            window_id=batch.window_id,
+            opened=batch.opened,
+            method=order.method,
+            requests=batch.requests,
+            hidden_units=batch.hidden_units,
+            continues_after=order.continues_after + 1,
+        )
         begin = Begin.signed(
             self._identity,
-            run_id=self._server.run_id(order.branch),
+            run_id=self._server.run_id(order.branch, told.digest),
             branch=order.branch,
-            order=Order(
-                window_id=batch.window_id,
-                method=order.method.name,
-                settings=order_settings(order.method),
-                requests=tuple(encode(one) for one in batch.requests),
-                hidden_units=batch.hidden_units,
-                continues_after=order.continues_after + 1,
-            ),
+            order=told,
         )
         self._files.note_order(batch.window_id, begin)
         self._ordered = (order.branch, begin)
@@ -166,10 +169,11 @@ class RemoteFleet:
             if there:
                 self._settle(window_id, there)
             # Windows are told in their order: a later one would take the place of this one at the client.
-            behind |= self._missing().get(window_id, frozenset())
+            behind |= self._missing().get(window_id, frozenset()) - self._left(until=window_id)
 
     def _settle(self, window_id: bytes, clients: Collection[str]) -> None:
         begin = self._files.order(window_id)
+        digest = begin.order_digest
         settle = encode(Settle.signed(self._identity, run_id=begin.run_id, window_id=window_id))
         said: dict[str, bytes] = {}
 
@@ -178,7 +182,7 @@ class RemoteFleet:
             for answer in self._hosts.ask(Kind.SETTLE, sorted(names), settle, timeout=self._patience.settle):
                 if answer.outcome is Outcome.UNKNOWN_RUN:
                     lost.append(answer.party)
-                elif answer.outcome is Outcome.DONE and self._confirms(answer, window_id):
+                elif answer.outcome is Outcome.DONE and self._confirms(answer, window_id, digest):
                     said[answer.party] = answer.body
                 else:
                     _LOGGER.warning("client %s does not confirm window %s", answer.party, window_id.hex())
@@ -193,14 +197,14 @@ class RemoteFleet:
         if not waiting[window_id]:
             del waiting[window_id]
 
-    def _confirms(self, answer: PartyAnswer, window_id: bytes) -> bool:
+    def _confirms(self, answer: PartyAnswer, window_id: bytes, order: bytes) -> bool:
         try:
             statement = decode(WipeStatement, answer.body)
             statement.check(self._server.roster)
         except CryptoError as error:
             _LOGGER.warning("client %s confirms with no statement of its own: %s", answer.party, error)
             return False
-        return (statement.client, statement.window_id) == (answer.party, window_id)
+        return (statement.client, statement.window_id, statement.order) == (answer.party, window_id, order)
 
     def _tell(self, begin: Begin, clients: Collection[str]) -> list[str]:
         """Tell clients of a run, but for those that have an earlier window before them; who took it."""
@@ -209,10 +213,11 @@ class RemoteFleet:
         for window_id, missing in self._missing().items():
             if window_id == own:
                 break
-            behind |= missing
+            behind |= missing - self._left(until=window_id)
         took: list[str] = []
         waiting = sorted(set(clients) - behind)
-        for answer in self._hosts.ask(Kind.BEGIN, waiting, encode(begin), timeout=self._patience.begin):
+        body = addressed(begin) if begin.order else encode(begin)
+        for answer in self._hosts.ask(Kind.BEGIN, waiting, body, timeout=self._patience.begin):
             if answer.outcome is Outcome.DONE:
                 took.append(answer.party)
             else:
@@ -229,8 +234,7 @@ class RemoteFleet:
             self._waiting = {}
             for entry in self._executed():
                 window_id = batch_of(entry.request).window_id
-                expected = self._told(window_id) - self._left(until=window_id)
-                missing = expected - self._files.wiped(window_id).keys()
+                missing = self._told(window_id) - self._files.wiped(window_id).keys()
                 if missing:
                     self._waiting[window_id] = frozenset(missing)
         return self._waiting
@@ -246,7 +250,9 @@ class RemoteFleet:
         self, branch: str, *, parent: str | None, transcript: Transcript, first_round: int, purpose: str
     ) -> RemoteSums:
         """See :class:`~secure_fu.federation.fleet.Fleet`."""
-        self._server.begin(branch, parent=parent, purpose=purpose)
+        begin = None if self._ordered is None or self._ordered[0] != branch else self._ordered[1]
+        order = b"" if begin is None else begin.order_digest
+        self._server.begin(branch, parent=parent, purpose=purpose, order=order)
         return self._sums(branch, transcript, first_round)
 
     def reopen(self, branch: str, *, transcript: Transcript) -> RemoteSums:
@@ -276,14 +282,15 @@ class RemoteFleet:
 
     def _begin(self, branch: str) -> Begin:
         """What clients are told of a branch: the order that it is for, or that it is for training."""
+        digest, order = self._server.order(branch), None
         if self._ordered is not None and self._ordered[0] == branch:
-            return self._ordered[1]
-        for entry in self._executed():
-            if entry.branch == branch:
-                order = self._files.order(batch_of(entry.request).window_id).order[0]
-                break
-        else:
-            order = None
+            order = self._ordered[1].order[0]
+        elif digest:
+            for entry in self._executed():
+                if entry.branch == branch:
+                    order = self._files.order(batch_of(entry.request).window_id).order[0]
+        if (b"" if order is None else order.digest) != digest:
+            raise RecordError(f"branch {branch!r} was begun for another order than the one that is written down")
         return Begin.signed(self._identity, run_id=self._server.run_id(branch), branch=branch, order=order)
 
 

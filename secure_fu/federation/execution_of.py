@@ -18,6 +18,7 @@ from secure_fu.deletion.execution import Execution
 from secure_fu.errors import ArgumentError, TranscriptError
 from secure_fu.federation.main_line_file import Executed
 from secure_fu.privacy import Phase, PrivacyLedger, Subject, View
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.training import Lineage, TrainingState
 from secure_fu.unlearning import Certified, CertifiedModel, UnlearningMethod
 
@@ -88,6 +89,10 @@ def execution_of(
     wiped: Sequence[bytes] = (),
     missing: Collection[str] = (),
     finished: int | None = None,
+    opened: int = 0,
+    order: bytes = b"",
+    run_key: bytes = b"",
+    continues_after: int = 0,
 ) -> Execution:
     """What is known of a deletion that a federation has executed; before anything else is asked of it.
 
@@ -108,6 +113,11 @@ def execution_of(
         wiped: encoded statements of clients.
         missing: clients that have not confirmed.
         finished: now, unless given.
+        opened: when the window was due, in seconds since 1970 (UTC).
+        order: digest of the order that clients were told, 32 bytes; see :func:`secure_fu.deletion.wiping.order_digest`.
+            Empty, as all of these, where clients were told none: the requests were not signed.
+        run_key: of the federation's founding, 32 bytes.
+        continues_after: as in the order.
 
     Raises:
         ArgumentError: no deletion was executed since `before`, or more than one.
@@ -130,7 +140,7 @@ def execution_of(
     return Execution(
         window_id=window_id,
         branch=entry.branch,
-        run_id=shown.run_id,
+        run_id=run_id_of(run_key, entry.branch, order).hex() if order else shown.run_id,
         method=entry.method,
         settings=_settings(method),
         guarantee=_guarantee(entry, accounts, size=size, basis=basis),
@@ -163,6 +173,10 @@ def execution_of(
         software=_software(),
         started=before.started,
         finished=int(time.time()) if finished is None else finished,
+        opened=opened,
+        order=order.hex(),
+        run_key=run_key.hex(),
+        continues_after=continues_after,
     )
 
 
@@ -260,17 +274,17 @@ def _shown(path: Path, branch: str, basis: Lineage) -> _Shown:
 
 
 def _unreleased(ledger: PrivacyLedger, path: Path) -> frozenset[tuple[str, int]]:
-    """Rounds that the ledger has as committed and the transcript does not have: they were given up after the roll."""
+    """Rounds that the ledger has as committed and no transcript has: they were given up after the roll."""
+    shown: set[tuple[str, int]] = set()
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = [json.loads(text) for text in file]
-        shown = {(line["branch"], line["round"]) for line in lines}
-        events = {(event.branch, event.round_number): event.event_id for event in ledger.events()}
-        # A transcript that goes on from another one does not show what came before it.
-        begins = 0 if not lines or lines[0]["previous"] == _START else min(events[place] for place in shown)
+        # The roster may have changed since: what came before is in the transcripts of the rosters before.
+        for file in (path, *path.parent.glob(f"epochs/*/{path.name}")):
+            with file.open(encoding="utf-8") as texts:
+                lines = [json.loads(text) for text in texts]
+            shown |= {(line["branch"], line["round"]) for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TranscriptError(f"{path} does not show the rounds of the ledger: {error!r}") from error
-    return frozenset(place for place, number in events.items() if number >= begins and place not in shown)
+    return frozenset((event.branch, event.round_number) for event in ledger.events()) - shown
 
 
 def _settings(method: UnlearningMethod) -> dict[str, float | int | str | bool]:

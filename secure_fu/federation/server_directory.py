@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,15 +25,40 @@ from secure_fu.protocol import (
     write_policy,
 )
 from secure_fu.protocol.files import write_whole
+from secure_fu.protocol.run_id import run_id_of
 
-__all__ = ["ServerDirectory", "check_public_files", "file_name", "write_public_files"]
+__all__ = ["ServerDirectory", "check_public_files", "file_name", "kept_orders", "write_public_files"]
 
 _PURPOSE = "purpose.txt"
+_ORDER = "order.json"
 
 
 def file_name(branch: str) -> str:
     """What the files of a branch are called."""
     return branch.replace("/", "-")
+
+
+def kept_orders(directory: Path, branch: str) -> Mapping[bytes, bytes]:
+    """Digest of the deletion order that a branch was begun for, by run key of the epoch in which it was.
+
+    Args:
+        directory: of the server.
+        branch: its name.
+
+    Returns:
+        empty for a branch of training, or where released sums are not kept.
+
+    Raises:
+        RecordError: the file that says it is damaged.
+    """
+    path = directory / "releases" / file_name(branch) / _ORDER
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_bytes())
+        return {bytes.fromhex(values["run_key"]): bytes.fromhex(values["order"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"{path} is damaged: {type(error).__name__}; restore it from a copy") from error
 
 
 def write_public_files(directory: Path, *, roster: Roster, policy: Policy) -> None:
@@ -100,7 +125,7 @@ class ServerDirectory:
         self.ledger, self.roster, self.policy = ledger, roster, policy
         self._directory = directory
         self._plan = founding.plan
-        self._run_key = founding.run_key
+        self.run_key = founding.run_key
         self._keeps_releases = keeps_releases
         self._transcripts: dict[str, Transcript] = {}
         self._logs: dict[str, ReleaseLog] = {}
@@ -138,13 +163,14 @@ class ServerDirectory:
             if file_name(other) == file_name(branch):
                 raise ArgumentError("branch", branch, f"a name that is not kept in the same files as {other!r}")
 
-    def begin(self, branch: str, *, parent: str | None, purpose: str) -> None:
+    def begin(self, branch: str, *, parent: str | None, purpose: str, order: bytes = b"") -> None:
         """Make a branch: its log, then its place in the ledger.
 
         Args:
             branch: a new name.
             parent: that it goes on from.
             purpose: what it is for, see :meth:`purpose`.
+            order: digest of the deletion order that it is for, which its run id commits to, see :meth:`run_id`.
 
         Raises:
             LedgerError, ArgumentError: as :meth:`check_new`, or the parent does not exist.
@@ -153,6 +179,9 @@ class ServerDirectory:
         if self._keeps_releases:
             self._logs[branch] = ReleaseLog(self._log_path(branch))
             write_whole(self._log_path(branch) / _PURPOSE, purpose.encode())
+            if order:
+                kept = {"order": order.hex(), "run_key": self.run_key.hex()}
+                write_whole(self._log_path(branch) / _ORDER, json.dumps(kept).encode())
         self.ledger.branch(branch, parent=parent)
 
     def purpose(self, branch: str) -> str:
@@ -238,9 +267,27 @@ class ServerDirectory:
             default=-1,
         )
 
-    def run_id(self, branch: str) -> bytes:
-        """The id that a branch's rounds carry, 16 bytes; public."""
-        return hashlib.sha256(self._run_key + branch.encode()).digest()[:16]
+    def order(self, branch: str) -> bytes:
+        """Digest of the deletion order that a branch was begun for in this epoch; empty for any other branch.
+
+        In a later epoch a branch goes on with training alone, and with parties that the order was never given to.
+
+        Raises:
+            RecordError: the file that says it is damaged.
+        """
+        return kept_orders(self._directory, branch).get(self.run_key, b"")
+
+    def run_id(self, branch: str, order: bytes | None = None) -> bytes:
+        """The id that a branch's rounds carry, 16 bytes; public. See :func:`secure_fu.protocol.run_id.run_id_of`.
+
+        Args:
+            branch: its name.
+            order: digest of the deletion order that it is for; None takes the one that it was begun for, if any.
+
+        Raises:
+            RecordError: as :meth:`order`.
+        """
+        return run_id_of(self.run_key, branch, self.order(branch) if order is None else order)
 
     def run(self, branch: str, transcript: Transcript) -> Run:
         """A branch as its round server sees it.

@@ -72,9 +72,13 @@ def _spacing(variance: float, zeros: float, reach: float) -> float:
     return math.pi * variance / math.sqrt(_LOG_ERROR * growth)
 
 
+def _count(low: float, high: float, spacing: float) -> int:
+    return math.ceil((high - low) / spacing) + 1
+
+
 def _log_integral(mixture: _Mixture, power: float, low: float, high: float, spacing: float) -> float:
     """Logarithm of the integral of Q (P/Q)^power over [low, high]; ``inf`` where that is too costly."""
-    count = math.ceil((high - low) / spacing) + 1
+    count = _count(low, high, spacing)
     if count * len(mixture.shifts) > _MAXIMUM_TERMS:
         return math.inf
     x: NDArray[np.float64] = low + spacing * np.arange(count, dtype=np.float64)
@@ -94,11 +98,14 @@ def mixture_divergence(*, order: float, size: int, sampling_rate: float, sigma: 
     Returns:
         max(D_order(P || Q), D_order(Q || P)) in nats, or ``inf`` where it is too costly to compute.
     """
-    mixture = _Mixture(size, sampling_rate, sigma)
     tail = _TAIL * sigma
     # Beyond x = order * size the first direction's integrand falls faster than a Gaussian does from there, and left of
     # 0 it is below Q.
-    added = _log_integral(mixture, order, -tail, order * size + tail, _spacing(mixture.variance, 0.0, 3.0))
+    low, high, spacing = -tail, order * size + tail, _spacing(sigma**2, 0.0, 3.0)
+    if _count(low, high, spacing) * (size + 1) > _MAXIMUM_TERMS:
+        return math.inf  # before memory for the terms is asked for: a group may be of any size
+    mixture = _Mixture(size, sampling_rate, sigma)
+    added = _log_integral(mixture, order, low, high, spacing)
     if size == 1:
         return max(added, 0.0) / (
             order - 1.0

@@ -84,7 +84,8 @@ class Header:
     """What one round is, in full; public, and signed by the server.
 
     Attributes:
-        run_id: 16 random bytes that name the run (or the branch of a simulation).
+        run_id: 16 bytes that name the run, or the branch of a simulation, and commit to what it is for; see
+            :func:`~secure_fu.protocol.run_id.run_id_of`.
         round_number: strictly increasing within a run.
         purpose: `train`, `unlearn/<method>` or `statistic/<name>`.
         phase: for the ledgers, `training` or `unlearning`.

@@ -37,6 +37,11 @@ class VerifiedRelease:
         charges: what the header says that the release costs a unit.
         participants: clients that signed an upload that is in the sum.
         values_digest: SHA-256 of the released integers.
+        unit: of privacy, from the header.
+        model: hash of the model that the round computed on, from the header; 64 hexadecimal digits, as the two below.
+        previous: hash of the release that it follows.
+        link: hash of the release itself.
+        line: of the file, from 1.
     """
 
     round_number: int
@@ -46,6 +51,11 @@ class VerifiedRelease:
     charges: Mapping[Subject, GaussianSumEvent | None]
     participants: tuple[str, ...]
     values_digest: bytes
+    unit: str
+    model: str
+    previous: str
+    link: str
+    line: int
 
 
 @dataclass(kw_only=True)
@@ -96,7 +106,7 @@ def verify_transcript(path: Path, *, roster: Roster, policy: Policy | None = Non
     heads = {_START}
     for number, line in _lines(path):
         try:
-            _verify_line(line, branches, heads, roster, policy)
+            _verify_line(number, line, branches, heads, roster, policy)
         except (SecureFUError, ArithmeticError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise TranscriptError(f"{path}, line {number}: {error}") from error
     return tuple(branches.values())
@@ -139,7 +149,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _verify_line(
-    line: str, branches: dict[str, VerifiedBranch], heads: set[bytes], roster: Roster, policy: Policy | None
+    number: int,
+    line: str,
+    branches: dict[str, VerifiedBranch],
+    heads: set[bytes],
+    roster: Roster,
+    policy: Policy | None,
 ) -> None:
     fields = json.loads(line)
     if not isinstance(fields, dict) or not isinstance(fields.get("branch"), str) or not fields["branch"].isprintable():
@@ -175,6 +190,11 @@ def _verify_line(
             charges=charges_of(header),
             participants=release.roll.participants,
             values_digest=release.values_digest,
+            unit=header.unit,
+            model=header.model_digest.hex(),
+            previous=header.previous_transcript.hex(),
+            link=digest(body).hex(),
+            line=number,
         )
     )
     branch.head = digest(body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -42,6 +43,7 @@ _FORMAT: Final = "secure-fu/history/1"
 _FIELDS: Final = {"format", "round", "after", "model", "records", "dimension", "sha256"}
 _NAME: Final = re.compile(r"round-(\d{8,})\.safetensors")
 _BRANCH: Final = "branch-"
+_OLD: Final = ".old.part"
 _TENSORS: Final = ({"sampled"}, {"update"})
 
 
@@ -114,6 +116,7 @@ class ClientHistory:
         if folder is not None:
             with usable(folder):
                 for stale in folder.glob(f"{_BRANCH}*"):
+                    _spare(stale, folder)
                     destroy_folder(stale)
                 for path in leftovers(folder, "round-*.safetensors"):
                     destroy_file(path)
@@ -233,6 +236,9 @@ class ClientHistory:
     def erase(self, forgotten: NDArray[np.bool_]) -> None:
         """Destroy what the history says of records that are gone; their places stay, and say that they had no part.
 
+        Every sample is written again, whatever it holds: how long this takes does not tell which records are gone, nor
+        whether any are. That of a client that leaves altogether does, and so it does where the history is of updates.
+
         Args:
             forgotten: shape (n,); all of them end the history. Records that were erased before change nothing.
 
@@ -249,7 +255,7 @@ class ClientHistory:
             raise ArgumentError("forgotten", "a part of the records", "all of them: updates cannot be taken apart")
         after = -1
         for index, entry in enumerate(self):
-            if entry.sampled is not None and (entry.sampled & forgotten).any():
+            if entry.sampled is not None:
                 old = self._held.pop(index)
                 self._drop([old])
                 self._held.insert(index, self._keep(replace(entry, sampled=entry.sampled & ~forgotten), after))
@@ -278,12 +284,15 @@ class ClientHistory:
         if parent is None:
             raise ArgumentError("history", "not a branch", "what branch() returned, once")
         old, parent._held = parent._held, list(self._held)
-        parent._drop([held for held in old if held not in self._held])
+        # The newest first, and what is replaced not yet: a kill at any moment leaves rounds that follow each other.
+        replaced = {held.where.name for held in self._held if isinstance(held.where, Path)}
+        gone = [held for held in old if isinstance(held.where, Path) and held.where.name not in replaced]
+        parent._drop(reversed(gone))
         if parent._folder is not None and self._folder is not None:
             with usable(parent._folder):
                 for index, held in enumerate(parent._held):
                     if isinstance(held.where, Path) and held.where.parent == self._folder:
-                        parent._held[index] = replace(held, where=held.where.replace(parent._folder / held.where.name))
+                        parent._held[index] = replace(held, where=_moved(held.where, parent._folder))
                 destroy_folder(self._folder)
         parent._prune()
         self._parent, self._folder, self._held = None, None, []
@@ -367,6 +376,30 @@ class ClientHistory:
         return HistoryEntry(
             number, digest, sampled=np.unpackbits(tensors["sampled"], count=records).astype(np.bool_)
         ), after
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """Put a file of a branch into a folder, and destroy the one in whose place it comes; where it is now.
+
+    A kill leaves the one or the other there; what else it leaves is in the branch's folder.
+    """
+    place, old = folder / path.name, path.with_name(f".{path.name}{_OLD}")
+    if place.exists():
+        try:
+            os.link(place, old)
+        except OSError:  # a file system without links: for a moment there is neither
+            destroy_file(place)
+    path.replace(place)
+    destroy_file(old)
+    return place
+
+
+def _spare(branch: Path, folder: Path) -> None:
+    """After a kill within :func:`_moved`: a second name of what is still in its place goes without what it names."""
+    for old in branch.glob(f".*{_OLD}"):
+        place = folder / old.name.removeprefix(".").removesuffix(_OLD)
+        if place.exists() and place.samefile(old):
+            old.unlink()
 
 
 def _content(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:

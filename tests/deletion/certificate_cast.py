@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from secure_fu.crypto import Identity, Role, Roster
@@ -16,12 +17,15 @@ from secure_fu.crypto.wire import encode
 from secure_fu.deletion import DeletionRequest
 from secure_fu.deletion.certificate import CERTIFICATE_DOMAIN, Certificate, build_certificate, concerned_clients
 from secure_fu.deletion.certificate_accounts import Accounts, Counted, Part, RoundKind
+from secure_fu.deletion.certificate_order import signed_entry  # noqa: F401
 from secure_fu.deletion.certificate_schema import canonical, certificate_text
 from secure_fu.deletion.execution import Execution
 from secure_fu.deletion.signed_request import SignedBatch, sign_request
-from secure_fu.deletion.wiping import WipeStatement, wipe_commitment
+from secure_fu.deletion.wiping import WipeStatement, order_digest, wipe_commitment
 from secure_fu.federation.execution_of import before_deletion, execution_of
 from secure_fu.privacy import GaussianSumEvent, Phase, Subject
+from secure_fu.protocol.header import canonical_settings
+from secure_fu.protocol.run_id import run_id_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -73,11 +77,27 @@ def accounts(forgotten=CLIENTS, story=STORY):
 HEURISTIC = {"kind": "heuristic", "reason": "it steers the model", "adaptive": True}
 
 
-def execution(
-    own=None, *, window_id=bytes(range(16)), guarantee=None, units=3, wiped=("ada", "bob"), missing=("eve",), **changes
-):
+RUN_KEY = hashlib.sha256(b"run key").digest()
+
+
+def order_of(asked, *, method="scrub", settings=None, continues_after=0):
+    """What clients were told of a batch, as they sign it; 32 bytes."""
+    return order_digest(
+        window_id=asked.window_id,
+        opened=asked.opened,
+        method=method,
+        settings=canonical_settings({"rounds": 4, "rate": 0.25} if settings is None else settings),
+        request_digests=tuple(sorted(one.digest for one in asked.requests)),
+        hidden_units=asked.hidden_units,
+        continues_after=continues_after,
+    )
+
+
+def execution(own=None, *, asked=None, guarantee=None, units=3, wiped=("ada", "bob"), missing=("eve",), **changes):
     """What a server would know of a window; figures follow from `own`."""
     said = accounts() if own is None else own
+    asked = batch() if asked is None else asked
+    order, branch = order_of(asked), changes.get("branch", f"unlearn/{asked.window_id.hex()}")
     figures = said.confidentiality(delta=DELTA, group_size=1)
     confidentiality = {name: {"value": v, "delta": DELTA, "group_size": 1} for name, v in figures.items()}
     if units > 1:
@@ -87,9 +107,12 @@ def execution(
         }
     return Execution(
         **{
-            "window_id": window_id,
-            "branch": "unlearn/scrub",
-            "run_id": "ab" * 16,
+            "window_id": asked.window_id,
+            "branch": branch,
+            "run_id": run_id_of(RUN_KEY, branch, order).hex(),
+            "opened": asked.opened,
+            "order": order.hex(),
+            "run_key": RUN_KEY.hex(),
             "method": "scrub",
             "settings": {"rounds": 4, "rate": 0.25},
             "guarantee": HEURISTIC if guarantee is None else guarantee,
@@ -114,9 +137,9 @@ def execution(
             ),
             "delta": DELTA,
             "transcript_before": "3" * 64,
-            "transcript_root": "4" * 64,
+            "transcript_root": hashlib.sha256(asked.window_id).hexdigest(),
             "rounds": 4,
-            "wiped": tuple(encode(statement(name, window_id)) for name in wiped),
+            "wiped": tuple(encode(statement(name, asked)) for name in wiped),
             "missing": tuple(missing),
             "parameter_sets": ("kahe-8192",),
             "software": {"secure_fu": "0.1.0", "python": "3.11.7"},
@@ -143,9 +166,16 @@ def certified(own, *, counted=Counted.BASIS, units=3, **changes):
     }
 
 
-def statement(name, window_id=bytes(range(16))):
+def statement(name, asked=None, *, rounds=4, order=None):
+    asked = batch() if asked is None else asked
     commitment = wipe_commitment(hashlib.sha256(name.encode()).digest(), b"")
-    return WipeStatement.signed(identities()[name], window_id=window_id, commitment=commitment)
+    return WipeStatement.signed(
+        identities()[name],
+        window_id=asked.window_id,
+        order=order_of(asked) if order is None else order,
+        rounds=rounds,
+        commitment=commitment,
+    )
 
 
 def replace_signature(one, other):
@@ -166,8 +196,8 @@ def request(signer="ada", records=(4321, 8765), *, disclose=False, units=3, **ch
     )
 
 
-def batch(*requests, hidden_units=0):
-    return SignedBatch.of(NOW, requests or (request(),), hidden_units)
+def batch(*requests, hidden_units=0, opened=NOW):
+    return SignedBatch.of(opened, requests or (request(),), hidden_units)
 
 
 def certificate(made=None, own=None, **changes):
@@ -180,8 +210,14 @@ def certificate(made=None, own=None, **changes):
         "issued": NOW + 90,
     }
     given = {name: changes.pop(name) for name in ("previous", "audit", *terms) if name in changes}
-    known = execution(own, window_id=asked.window_id, units=asked.units + asked.hidden_units * len(CLIENTS), **changes)
+    known = execution(own, asked=asked, units=asked.units + asked.hidden_units * len(CLIENTS), **changes)
     return Certificate.of(build_certificate(asked, known, **(terms | given)))
+
+
+def built(asked, known):
+    """The certificate of an execution."""
+    terms = {"identity": identities()["server"], "roster": roster(), "policy_digest": bytes(32), "issued": NOW + 90}
+    return Certificate.of(build_certificate(asked, known, **terms))
 
 
 def forged(honest, change, identity=None):
@@ -192,6 +228,24 @@ def forged(honest, change, identity=None):
     signature = signer.sign(CERTIFICATE_DOMAIN, canonical(body))
     signed = {"algorithm": "Ed25519", "domain": "certificate", "signer": signer.name, "value": signature.hex()}
     return Certificate.of(certificate_text({"certificate": body, "signature": signed}))
+
+
+def reordered(body):
+    """Make order and run id follow from what the body says, as a clever liar would; no client has signed that."""
+    digest = order_digest(
+        window_id=bytes.fromhex(body["window"]),
+        opened=int(datetime.fromisoformat(body["order"]["opened"]).timestamp()),
+        method=body["method"]["name"],
+        settings=canonical_settings(body["method"]["settings"]),
+        request_digests=tuple(
+            sorted(bytes.fromhex(one["requester"]["commitment"]) for one in body["asked"]["requests"])
+        ),
+        hidden_units=body["asked"]["hidden_units"],
+        continues_after=body["order"]["continues_after"],
+    )
+    body["order"]["digest"] = digest.hex()
+    run_key = bytes.fromhex(body["order"]["run_key"])
+    body["transcript"]["run_id"] = run_id_of(run_key, body["ledger"]["branch"], digest).hex()
 
 
 def unsigned_change(honest, change):

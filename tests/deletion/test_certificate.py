@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 
 import certificate_cast as cast
 import pytest
@@ -28,6 +27,7 @@ from secure_fu.deletion.certificate import Certificate, build_certificate, conce
 from secure_fu.deletion.certificate_evidence import check_chain
 from secure_fu.deletion.certificate_schema import CertificateError
 from secure_fu.deletion.certificate_store import CertificateStore, read_certificates
+from secure_fu.deletion.execution import pack_execution, unpack_execution
 from secure_fu.errors import ArgumentError, RecordError, SignatureError
 
 
@@ -83,7 +83,7 @@ def test_a_deadline_that_was_missed_is_told_also_of_who_is_hidden():
 
 def test_the_same_window_makes_the_same_bytes():
     asked = batch()
-    known = execution(window_id=asked.window_id, units=asked.units)
+    known = execution(asked=asked, units=asked.units)
     assert build(asked, known).content == build(asked, known).content
 
 
@@ -124,36 +124,35 @@ def test_what_an_audit_said_is_quoted_and_its_figures_of_records_are_not():
 
 def test_figures_that_are_too_small_are_not_signed():
     asked = batch()
-    honest = execution(window_id=asked.window_id, units=3)
+    honest = execution(asked=asked, units=3)
     for name in ("pair", "who_asked", "pair_of_group"):
         smaller = dict(honest.confidentiality)
         smaller[name] = smaller[name] | {"value": smaller[name]["value"] * 0.999}
         with pytest.raises(CertificateError, match="confidentiality"):
-            build(asked, execution(window_id=asked.window_id, units=3, confidentiality=smaller))
+            build(asked, execution(asked=asked, units=3, confidentiality=smaller))
     build(asked, honest)
 
 
 def test_statements_of_others_and_of_other_windows_are_not_passed_on():
     asked = batch()
-    forged = encode(
-        cast.replace_signature(cast.statement("bob", asked.window_id), cast.statement("ada", asked.window_id))
-    )
+    forged = encode(cast.replace_signature(cast.statement("bob", asked), cast.statement("ada", asked)))
     for wiped, error in (
-        ((encode(cast.statement("ada", os.urandom(16))),), ArgumentError),
+        ((encode(cast.statement("ada", batch())),), ArgumentError),
+        ((encode(cast.statement("ada", asked, order=bytes(32))),), ArgumentError),
         ((forged,), SignatureError),
     ):
-        known = execution(window_id=asked.window_id, units=3)
+        known = execution(asked=asked, units=3)
         with pytest.raises(error):
             build(asked, cast.replaced(known, wiped=wiped))
 
 
 def test_a_hidden_requester_is_not_betrayed_by_whose_charges_are_counted():
     asked = batch(request("eve"))
-    betraying = execution(accounts(("eve",)), window_id=asked.window_id, units=3)
+    betraying = execution(accounts(("eve",)), asked=asked, units=3)
     with pytest.raises(ArgumentError, match="charges of all clients"):
         build(asked, betraying)
     named = batch(request("eve", disclose=True))
-    build(named, execution(accounts(("eve",)), window_id=named.window_id, units=3))
+    build(named, execution(accounts(("eve",)), asked=named, units=3))
 
 
 def test_whose_charges_count():
@@ -172,7 +171,32 @@ def test_whose_charges_count():
 
 def test_an_execution_of_another_window_is_refused():
     with pytest.raises(ArgumentError, match="the batch's window"):
-        build(batch(), execution(window_id=os.urandom(16), units=3))
+        build(batch(), execution(asked=batch(request("bob")), units=3))
+
+
+def test_what_clients_were_told_is_known_of_signed_requests_and_of_no_others():
+    asked = batch()
+    known = execution(asked=asked, units=3)
+    assert unpack_execution(pack_execution(known)) == known
+    bare = {"order": "", "run_key": ""}
+    with pytest.raises(ArgumentError, match=r"execution\.order"):
+        build(asked, cast.replaced(known, **bare))
+    with pytest.raises(ArgumentError, match=r"execution\.order"):
+        build(DeletionRequest.whole_client("ada"), known)
+    with pytest.raises(CertificateError, match="order is not that"):
+        build(asked, cast.replaced(known, opened=known.opened + 1))
+    with pytest.raises(CertificateError, match="that of its order"):
+        build(asked, cast.replaced(known, run_id="00" * 16))
+    for changes in ({"order": ""}, {"run_key": "zz" * 32}, {"order": "00"}, {"opened": -1}, {"continues_after": -1}):
+        with pytest.raises(ArgumentError):
+            cast.replaced(known, **changes)
+    unsigned = cast.replaced(known, **bare, wiped=(), missing=())
+    assert build(DeletionRequest.whole_client("ada"), unsigned).body["order"] is None
+    # Stored by an earlier version: it had none of these.
+    old = json.loads(pack_execution(unsigned))
+    for name in ("opened", "order", "run_key", "continues_after"):
+        del old[name]
+    assert unpack_execution(json.dumps(old).encode()).order == ""
 
 
 # What it gives away
@@ -210,7 +234,8 @@ def neutral(made):
     body = json.loads(made.content)["certificate"]
     for entry in body["asked"]["requests"]:
         entry["requester"]["commitment"] = None
-    body["window"] = None
+    body["window"] = body["order"]["digest"] = body["ledger"]["branch"] = None
+    body["transcript"]["run_id"] = body["transcript"]["root"] = None
     body["wiped"] = [entry | {"signature": None} for entry in body["wiped"]]
     return body
 
@@ -316,7 +341,7 @@ def store(folder, clock=lambda: NOW + 90):
 
 def test_a_window_has_one_certificate_whenever_it_is_asked_for(tmp_path):
     asked = [batch(request(name)) for name in CLIENTS]
-    known = [execution(window_id=one.window_id, units=3) for one in asked]
+    known = [execution(asked=one, units=3, ledger_events=10 + n) for n, one in enumerate(asked)]
     first = store(tmp_path / "new" / "certificates")
     name = first.certify(asked[0], known[0])
     content = (tmp_path / "new" / "certificates" / name).read_bytes()
@@ -334,7 +359,7 @@ def test_a_window_has_one_certificate_whenever_it_is_asked_for(tmp_path):
 def test_a_kill_while_it_is_written_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     made = store(tmp_path)
     asked = batch()
-    known = execution(window_id=asked.window_id, units=3)
+    known = execution(asked=asked, units=3)
 
     def killed(path, content):
         path.with_name(f".{path.name}.part").write_bytes(content[:100])
@@ -350,7 +375,8 @@ def test_a_kill_while_it_is_written_leaves_the_folder_as_it_was(tmp_path, monkey
 
 def test_a_folder_with_a_gap_or_a_touched_file_is_refused(tmp_path):
     made = store(tmp_path)
-    names = [made.certify(one, execution(window_id=one.window_id, units=3)) for one in (batch() for _ in range(3))]
+    windows = enumerate(batch() for _ in range(3))
+    names = [made.certify(one, execution(asked=one, units=3, ledger_events=10 + n)) for n, one in windows]
     middle = tmp_path / names[1]
     content = middle.read_bytes()
     middle.unlink()

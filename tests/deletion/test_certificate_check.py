@@ -532,9 +532,8 @@ def test_who_has_a_signed_request_can_show_that_it_was_served():
     with pytest.raises(CertificateError, match="not among those"):
         with_requests(one, cast.request("ada"))
     unsigned = replace(hidden, signature=bytes(64))
-    lie = forged(one, lambda body: body["asked"]["requests"][0]["requester"].update(commitment=unsigned.digest.hex()))
     with pytest.raises(CertificateError, match="not genuine"):
-        with_requests(lie, unsigned)
+        with_requests(certificate(cast.batch(unsigned)), unsigned)
 
     def blame(body):
         for entry in body["asked"]["requests"]:
@@ -577,7 +576,8 @@ def test_after_a_change_of_roster_the_transcript_may_begin_later_but_shows_the_d
     with federation(directory=tmp_path, rounds=4, resumable=True) as made:
         made.train(rounds=2)
         path = tmp_path / "transcript.jsonl"
-        path.rename(tmp_path / "old.jsonl")
+        (tmp_path / "epochs" / "1").mkdir(parents=True)
+        path.rename(tmp_path / "epochs" / "1" / path.name)
         made._line.begun.transcript._head = bytes(32)
         made.train()
         one, _ = cast.executed(made, tmp_path, REQUEST, Retrain())
@@ -599,6 +599,21 @@ def own_round_less(body):
             entry["counts"]["retained"] = [count - 1 for count in entry["counts"]["retained"]]
             entry["counts"]["forgotten"] = [count - 1 for count in entry["counts"]["forgotten"]]
     recount(body)
+
+
+def test_rounds_of_its_run_are_not_left_out_at_the_end(story):
+    """The root is that of the deletion's last round but one, and all figures are those of one round less."""
+    lines = [json.loads(line) for line in (story.directory / "transcript.jsonl").read_text().splitlines()]
+    own = [line for line in lines if line["run_id"] == story.second.body["transcript"]["run_id"]]
+    assert len(own) == 2
+
+    def change(body):
+        body["transcript"].update(root=own[0]["hash"], rounds=1)
+        own_round_less(body)
+
+    lie = story.forged(story.second, change)
+    check_certificate(lie, roster=story.roster)
+    is_refused(story, lie, "its run has 2 rounds of a deletion")
 
 
 def take_all_training(body):
@@ -662,13 +677,14 @@ def test_a_confirmation_that_its_client_did_not_sign_is_told():
 
     def invented(body):
         body["wiped"] = sorted(
-            [*body["wiped"], {"client": "eve", "commitment": "00" * 32, "signature": "00" * 64}],
+            [*body["wiped"], {"client": "eve", "rounds": 4, "commitment": "00" * 32, "signature": "00" * 64}],
             key=lambda entry: entry["client"],
         )
         body["unconfirmed"] = []
 
     def of_another_window(body):
         body["window"] = "00" * 16
+        cast.reordered(body)
 
     for change in (stolen, invented, of_another_window):
         with pytest.raises(CertificateError, match="did not sign"):

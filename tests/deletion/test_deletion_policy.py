@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
-from queue_cast import NOW, policy
+from queue_cast import NOW, policy, roster
 
 from secure_fu.deletion import DeletionPolicy, read_deletion_policy, write_deletion_policy
 from secure_fu.errors import ArgumentError, RecordError
@@ -26,6 +26,9 @@ def test_every_field_is_in_the_digest():
         "window_seconds": 7200,
         "minimum_batch": 3,
         "maximum_batch": 6,
+        "maximum_units": 10,
+        "maximum_waiting": 20,
+        "maximum_waiting_bytes": 4096,
         "hidden_units": 3,
         "cover": False,
         "method": "rollback",
@@ -50,6 +53,10 @@ def test_every_field_is_in_the_digest():
         ("minimum_batch", 0),
         ("minimum_batch", True),
         ("maximum_batch", 1),
+        ("maximum_units", 0),
+        ("maximum_units", 1 << 32),
+        ("maximum_waiting", 0),
+        ("maximum_waiting_bytes", 1023),
         ("hidden_units", 0),
         ("cover", 1),
         ("method", ""),
@@ -63,6 +70,13 @@ def test_every_field_is_in_the_digest():
 def test_what_makes_no_sense_is_named(name, value, tmp_path):
     with pytest.raises(ArgumentError, match=name):
         replace(FULL, **{name: value})
+
+
+def test_the_server_is_no_class_signer():
+    """It could have any class destroyed, at every client."""
+    policy(class_signers=("alder", "officer")).check_roster(roster())
+    with pytest.raises(ArgumentError, match="class_signers is 'hub'"):
+        policy(class_signers=("hub", "officer")).check_roster(roster())
 
 
 @pytest.mark.parametrize(

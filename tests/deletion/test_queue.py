@@ -21,9 +21,11 @@ from secure_fu.deletion import (
     RequestFromTheFuture,
     RequestQueue,
     RequestRefused,
+    RequestTooLarge,
     RequestUnauthorised,
     SignedBatch,
     State,
+    TooManyWaiting,
     WindowState,
 )
 from secure_fu.deletion.queue_file import ServiceLock
@@ -110,6 +112,61 @@ def test_several_at_once_or_none(queue):
     taken = queue.submit_all([good, signed("birch"), good], roster=roster(), policy=policy(), now=NOW)
     assert [one.new for one in taken] == [True, True, False]
     assert len(queue.entries()) == 2
+
+
+def test_more_units_than_the_policy_allows(queue):
+    before = rows(queue)
+    with pytest.raises(RequestTooLarge, match="covers 9 units; the policy allows 8"):
+        submit(queue, signed(units=9), maximum_units=8)
+    submit(queue, signed(), NOW)
+    queue.confirm_clock(NOW, "as it is")
+    with pytest.raises(RequestTooLarge):  # a clock that is not believed opens no door
+        submit(queue, signed(units=9), NOW - DAY, maximum_units=8)
+    assert queue.read_clock(NOW - DAY, policy()).held
+    assert len(rows(queue)["requests"]) == len(before["requests"]) + 1
+    assert submit(queue, signed(units=8), maximum_units=8).new
+
+
+def test_one_signer_fills_no_queue(queue):
+    mine = [signed() for _ in range(4)]
+    for request in mine[:3]:
+        submit(queue, request, maximum_waiting=3)
+    with pytest.raises(TooManyWaiting, match=r"3 requests of 'alder' .*the policy allows 3"):
+        submit(queue, mine[3], maximum_waiting=3)
+    # In one call as well, and none of it stays.
+    with pytest.raises(TooManyWaiting):
+        queue.submit_all(
+            [signed("birch") for _ in range(4)], roster=roster(), policy=policy(maximum_waiting=3), now=NOW
+        )
+    assert [entry.signer for entry in queue.entries()] == ["alder"] * 3
+    # Others are not concerned, nor is what is there already.
+    assert submit(queue, signed("birch"), maximum_waiting=3).new
+    assert not submit(queue, mine[0], maximum_waiting=3).new
+    queue.begin(SignedBatch.of(NOW, mine[:1], 0), NOW)  # it waits no more
+    assert submit(queue, mine[3], maximum_waiting=3).new
+
+
+def test_one_signer_fills_no_disk(queue):
+    size = len(content(signed()))
+    allowed = {"maximum_waiting_bytes": 2 * size + size // 2}
+    submit(queue, signed(), **allowed)
+    submit(queue, signed(), **allowed)
+    with pytest.raises(TooManyWaiting, match=f"with {2 * size} bytes wait already, and this one has {size}"):
+        submit(queue, signed(), **allowed)
+    assert submit(queue, signed("birch"), **allowed).new
+
+
+def test_who_was_served_when(queue):
+    mine = [signed(), signed(), signed("birch"), signed("cedar")]
+    for request in mine:
+        submit(queue, request)
+    assert queue.served() == {}
+    for opened, batch in ((NOW, mine[:1]), (NOW + DAY, mine[1:3])):
+        queue.begin(SignedBatch.of(opened, batch, 0), NOW)
+    assert queue.served() == {"alder": NOW + DAY, "birch": NOW + DAY}
+    (_, given_up) = queue.windows()
+    queue.give_back(given_up.window_id, [], "trouble", NOW)
+    assert queue.served() == {"alder": NOW}
 
 
 def test_unknown_ids(queue):

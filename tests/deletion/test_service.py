@@ -334,3 +334,26 @@ def test_two_services_on_one_queue(world):
         pytest.raises(RecordError, match="served by another process"),
     ):
         world.service(two)
+
+
+def test_a_flood_of_one_signer_holds_up_nobody(tmp_path):
+    """Requests that are due at once, again and again: each window still has the other's."""
+    world = World(tmp_path, minimum_batch=1, maximum_batch=2)
+    for day in range(3):
+        now = DUE + day * DAY
+        calm = signed("birch", submitted=now - DAY, deadline=now + 30 * DAY)
+        world.ask(*(signed(submitted=now - DAY, deadline=now + 1) for _ in range(5)), calm, at=now - HOUR)
+        (window,) = world.run(now + 60).windows
+        assert window.requests == 2
+        assert world.history(calm) == WHOLE_LIFE
+
+
+def test_more_signers_than_a_window_takes(tmp_path):
+    """Who was served last is behind the others, whatever the deadlines."""
+    world = World(tmp_path, minimum_batch=1, maximum_batch=1)
+    calm = signed("birch")
+    world.ask(*(signed(deadline=DUE + 1) for _ in range(5)), calm)
+    world.run(DUE + 60)
+    assert world.history(calm) == ["received", "accepted"]
+    world.run(DUE + DAY)
+    assert world.history(calm) == WHOLE_LIFE

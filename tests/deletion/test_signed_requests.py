@@ -86,6 +86,13 @@ def test_whoever_the_policy_names_may_and_nobody_else():
         check(request, class_signers=())
 
 
+def test_the_server_never_asks_whatever_the_policy_says():
+    for wanted in (DeletionRequest.whole_class(1), DeletionRequest.person("ann", client="birch")):
+        check(signed("officer", wanted), class_signers=("hub", "officer"))
+        with pytest.raises(RequestUnauthorised, match=r"hub.*may not ask"):
+            check(signed("hub", wanted), class_signers=("hub", "officer"))
+
+
 def test_every_byte_is_signed():
     """A change anywhere is refused: by the wire format, by the form, or by the signature."""
     whole = content(signed())

@@ -12,12 +12,12 @@ from queue_cast import DAY, NOW, policy
 from secure_fu.deletion import Entry, Scope, State, forecast, last_due, next_due, plan_window
 
 
-def entry(received=NOW - DAY, deadline=NOW + 30 * DAY) -> Entry:
+def entry(received=NOW - DAY, deadline=NOW + 30 * DAY, signer="alder") -> Entry:
     return Entry(
         request_id=os.urandom(16),
-        signer="alder",
+        signer=signer,
         scope=Scope.RECORDS,
-        client="alder",
+        client=signer,
         units=1,
         submitted=received,
         deadline=deadline,
@@ -57,6 +57,38 @@ def test_no_batch_is_smaller_than_the_minimum(minimum, more, cover, times):
     assert count == 0 or not left or max(taken) <= min(left)
 
 
+@given(
+    st.integers(1, 4),
+    st.lists(
+        st.sampled_from(("alder", "birch", "cedar", "dogwood", "elm", "fir")), min_size=1, max_size=6, unique=True
+    ),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=60),
+)
+def test_nobody_is_kept_waiting_by_others(maximum, signers, flood):
+    """However much comes, and with whatever deadlines: a turn comes within as many windows as a round of turns has."""
+    chosen = policy(minimum_batch=1, maximum_batch=maximum)
+    own = entry(NOW, NOW + 400 * DAY, "willow")  # the latest deadline of all
+    waiting, served = [own], {}
+    for window in range(-(-(len(signers) + 1) // maximum)):
+        # In every window, new ones that are due at once, from everybody else.
+        waiting += [entry(NOW, NOW + deadline, signers[who % len(signers)]) for who, deadline in flood]
+        waiting += [entry(NOW, NOW + 1, signer) for signer in signers]
+        taken = plan_window(chosen, waiting, NOW + window, served=served).requests
+        assert len(taken) == min(maximum, len(waiting))
+        served |= {one.signer: NOW + window for one in waiting if one.request_id in taken}
+        waiting = [one for one in waiting if one.request_id not in taken]
+    assert own not in waiting
+
+
+def test_signers_take_turns():
+    many = [entry(deadline=NOW + 100 * number, signer="alder") for number in range(1, 8)]
+    few = [entry(deadline=NOW + DAY + number, signer="birch") for number in range(2)]
+    plan = plan_window(policy(), [*few, *many], NOW)
+    assert plan.requests == tuple(one.request_id for one in (many[0], few[0], many[1], few[1], many[2]))
+    first = plan_window(policy(maximum_batch=2, minimum_batch=1), [*few, *many], NOW, served={"alder": NOW - DAY})
+    assert first.requests == (few[0].request_id, many[0].request_id)
+
+
 def risks(waiting, now=NOW, first=NOW + DAY, **changes):
     chosen = policy(**({"execution_seconds": 3600} | changes))
     return {risk.request_id: risk for risk in forecast(chosen, waiting, now=now, first=first)}
@@ -94,9 +126,7 @@ def test_a_long_line_is_named():
     line = [entry(deadline=NOW + 2 * DAY - 1) for _ in range(7)]
     found = risks(line)
     assert len(found) == 2
-    assert all(
-        "5 requests with nearer deadlines go first" in risk.why or "6 requests" in risk.why for risk in found.values()
-    )
+    assert all("5 requests go first, 5 in a window" in risk.why or "6 requests" in risk.why for risk in found.values())
     assert not any(risk.overdue for risk in found.values())
 
 

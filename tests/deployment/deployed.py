@@ -14,6 +14,7 @@ from secure_fu.crypto import Identity, InsecureDeterministicRandomness, Role, Ro
 from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
+from secure_fu.deletion.deletion_policy import DeletionPolicy, write_deletion_policy
 from secure_fu.deletion.signed_request import SignedBatch, SignedRequest, sign_request
 from secure_fu.deployment.exchange import InProcessExchange
 from secure_fu.deployment.federation_server import FederationServer
@@ -77,6 +78,7 @@ class Deployment:
         plan: Plan | None = None,
         rounds: int = 2,
         deterministic: bool = False,
+        deletion: DeletionPolicy | None = None,
         **plan_arguments: object,
     ) -> None:
         self.directory = directory
@@ -123,6 +125,8 @@ class Deployment:
             for file in ("roster.bin", "policy.toml", FOUNDING):
                 shutil.copy(self.server_directory / file, directory / name / file)
             (directory / name / "node.toml").write_text(f'[parties]\nnames = ["{name}"]\n')
+            if deletion is not None:
+                write_deletion_policy(deletion, directory / name / "deletion.toml")
             self.start(name, new=True)
 
     def _policy(self) -> Policy:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,6 @@ from secure_fu.deployment.messages import (
     PartyAnswer,
     Settle,
     WipeStatement,
-    order_settings,
     wipe_commitment,
 )
 from secure_fu.deployment.node import Node
@@ -48,6 +47,7 @@ from secure_fu.protocol import (
     kahe_parameter_sets,
     write_policy,
 )
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.training import TRAIN, TrainingState
 from secure_fu.unlearning import METHODS, Retrain, UnlearningMethod
 
@@ -59,6 +59,8 @@ ALONE = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
 NOW, LATER = 1_700_000_000, 1_900_000_000
 RUN, OTHER_RUN = b"r" * 16, b"o" * 16
 WINDOW, OTHER_WINDOW = b"w" * 16, b"v" * 16
+RUN_KEY = bytes(32)
+HIDING = DeletionPolicy(window_start=0, window_seconds=60, hidden_units=9, cover=True)
 MODEL = {"kind": "mlp", "inputs": 5, "hidden": [], "classes": 3, "seed": 0}
 
 
@@ -68,7 +70,11 @@ def module():
 
 @dataclass(frozen=True, kw_only=True)
 class Cast:
-    """Who there is. Every party has a node of its own, in `root / name`."""
+    """Who there is. Every party has a node of its own, in `root / name`.
+
+    Run ids follow from branch and order. Tests call runs by names of their own, `RUN` and the like; `runs` has the real
+    id of each, as it was begun last.
+    """
 
     root: Path
     server: Identity
@@ -77,6 +83,7 @@ class Cast:
     plan: Plan
     scheme_name: str
     identities: Mapping[str, Identity]
+    runs: dict[bytes, bytes] = field(default_factory=dict)
 
     def folder(self, name: str) -> Path:
         return self.root / name
@@ -94,22 +101,32 @@ class Cast:
         hidden_units: int = 0,
         remembered: int = -1,
     ) -> Order:
-        chosen = Retrain() if method is None else method
-        return Order(
+        return Order.of(
             window_id=window,
-            method=chosen.name,
-            settings=order_settings(chosen),
-            requests=tuple(encode(request) for request in requests),
+            opened=NOW,
+            method=Retrain() if method is None else method,
+            requests=requests,
             hidden_units=hidden_units,
             continues_after=remembered + 1,
         )
 
     def begin(self, run_id: bytes = RUN, order: Order | None = None, *, by: Identity | None = None) -> bytes:
-        signer = self.server if by is None else by
-        return encode(Begin.signed(signer, run_id=run_id, branch=run_id[:1].decode(), order=order))
+        begin = self.begin_message(run_id, order, by=by)
+        self.runs[run_id] = begin.run_id
+        return encode(begin)
+
+    def begin_message(self, run_id: bytes = RUN, order: Order | None = None, *, by: Identity | None = None) -> Begin:
+        branch = run_id[:1].decode()
+        real = run_id_of(RUN_KEY, branch, b"" if order is None else order.digest)
+        return Begin.signed(self.server if by is None else by, run_id=real, branch=branch, order=order)
+
+    def real(self, run_id: bytes) -> bytes:
+        """The id of a run; of training, if nothing of that name has begun."""
+        return self.runs.get(run_id, run_id_of(RUN_KEY, run_id[:1].decode()))
 
     def settle(self, run_id: bytes = RUN, window: bytes = WINDOW, *, by: Identity | None = None) -> bytes:
-        return encode(Settle.signed(self.server if by is None else by, run_id=run_id, window_id=window))
+        signer = self.server if by is None else by
+        return encode(Settle.signed(signer, run_id=self.real(run_id), window_id=window))
 
     def asks(self, request: DeletionRequest, *, by: str | None = None, units: int = 3) -> SignedRequest:
         signer = self.identities[request.client if by is None else by]
@@ -165,7 +182,7 @@ def make_cast(
         scheme_name=scheme_name,
         plan=plan,
         roster_digest=roster.digest,
-        run_key=bytes(32),
+        run_key=RUN_KEY,
         facts={"start": ReleasedModel.public(FlatModel(module()).vector()).digest.hex()},
     )
     for host, hosted in hosts.items():
@@ -215,7 +232,11 @@ def ask(node: Node, kind: Kind, body: bytes, party: str | None = None) -> PartyA
 
 
 def begun(cast: Cast, node: Node, *requests, run_id=RUN, **arguments):
-    return ask(node, Kind.BEGIN, cast.begin(run_id, cast.order(*requests, **arguments))).outcome
+    begin = cast.begin_message(run_id, cast.order(*requests, **arguments))
+    outcome = ask(node, Kind.BEGIN, encode(begin)).outcome
+    if outcome is Outcome.DONE:
+        cast.runs[run_id] = begin.run_id
+    return outcome
 
 
 def settled(cast, node, run_id=RUN, window=WINDOW):
@@ -258,10 +279,10 @@ class ServerSide:
     """The server's side of one run: announces rounds, and collects what nodes answer."""
 
     def __init__(self, cast: Cast, folder: Path, run_id: bytes = RUN) -> None:
-        self.cast = cast
+        self.cast, self.run_id = cast, run_id
         folder.mkdir()
         self.run = Run(
-            run_id=run_id,
+            run_id=cast.real(run_id),
             roster=cast.roster,
             policy=cast.policy,
             grid=cast.plan.grid,
@@ -292,6 +313,7 @@ class ServerSide:
             model=model,
             forgotten_rate=self.cast.plan.recipe.sampling_rate if purpose == TRAIN else 0.0,
         )
+        object.__setattr__(self.run, "run_id", self.cast.real(self.run_id))  # it may have begun since
         return self.server.announce(request, CLIENTS, number)
 
     def drop(self) -> None:

@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from node_cast import CLIENTS, KEEPER, OTHER_RUN, RUN, WINDOW, Cast, ServerSide, ask, make_cast, save_records
+from node_cast import (
+    CLIENTS,
+    HIDING,
+    KEEPER,
+    OTHER_RUN,
+    RUN,
+    WINDOW,
+    Cast,
+    ServerSide,
+    ask,
+    make_cast,
+    save_records,
+)
 from small_federations import silos
 
 from secure_fu.crypto import InsecureDeterministicRandomness
@@ -85,7 +97,7 @@ class Story:
     """A client that trains a round, is given an order, answers a round of it, and settles it."""
 
     def __init__(self, root: Path) -> None:
-        self.cast: Cast = make_cast(root / "nodes")
+        self.cast: Cast = make_cast(root / "nodes", deletion=HIDING)
         self.root = root
         side = ServerSide(self.cast, root / "server")
         with Node.create(self.cast.folder(KEEPER)) as keeper:
@@ -94,14 +106,15 @@ class Story:
             self.after = side.invitation(keeper, 1)
         side.drop()
         side.close()
+        self.order = self.cast.order(
+            self.cast.asks(DeletionRequest.some_records(CLIENT, PLACES)), hidden_units=1, remembered=0
+        )
+        self.cast.begin(OTHER_RUN, self.order)
         other = ServerSide(self.cast, root / "other-server", OTHER_RUN)
         with self.cast.open(KEEPER) as keeper:
             self.unlearnt = other.invitation(keeper, 0, "unlearn/retrain")
         other.drop()
         other.close()
-        self.order = self.cast.order(
-            self.cast.asks(DeletionRequest.some_records(CLIENT, PLACES)), hidden_units=1, remembered=0
-        )
         self.values: list[list[int]] = []
         real = KeyHolderEncryption.begin
 
@@ -142,12 +155,14 @@ class Story:
             begun = ask(node, Kind.BEGIN, self.cast.begin(OTHER_RUN, self.order)).outcome
             settled = ask(node, Kind.SETTLE, self.cast.settle(OTHER_RUN))
             assert settled.outcome is Outcome.DONE
-            decode(WipeStatement, settled.body).check(self.cast.roster)
+            statement = decode(WipeStatement, settled.body)
+            statement.check(self.cast.roster)
             assert client.state.settled_window(WINDOW) is not None
             ask(node, Kind.INVITE, self.after)
             found = {
                 "before": before,
                 "begun": begun.value,
+                "confirmed": statement.rounds,
                 "gone": list(client.state.gone),
                 "rounds": list(client.silo.history.rounds),
                 "samples": sum(int(entry.sampled[[*PLACES, *PRIVATE]].sum()) for entry in client.silo.history),

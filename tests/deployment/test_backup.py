@@ -15,7 +15,7 @@ from operations_cast import Operated, secrets_in
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion import DeletionRequest
 from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.signed_request import sign_request
+from secure_fu.deletion.signed_request import SignedBatch, sign_request
 from secure_fu.deployment.backup import Evidence, StaleBackup, back_up, restore, seen
 from secure_fu.deployment.epochs import begin_epoch
 from secure_fu.deployment.founding_bundle import write_bundle
@@ -23,6 +23,7 @@ from secure_fu.deployment.roster_changes import changed_roster
 from secure_fu.deployment.setup import read_party_file, rotate_keys
 from secure_fu.errors import ArgumentError, LedgerError, RecordError, SecureFUError
 from secure_fu.privacy import PrivacyLedger
+from secure_fu.unlearning import Retrain
 
 
 @pytest.fixture
@@ -140,6 +141,33 @@ def test_a_round_that_was_answered_and_never_released_counts_too(operated, tmp_p
         return
     with pytest.raises(StaleBackup, match="has answered round"):
         restore(tmp_path / "old.tar", tmp_path / "again", evidence=Evidence(seen=[tmp_path / "seen.json"]))
+
+
+def test_a_run_of_a_deletion_is_known_to_the_copy(operated, tmp_path):
+    """Its id commits to the order, which the copy has too."""
+    train(operated, 2, new=True)
+    now = int(time.time())
+    request = sign_request(
+        read_identities(operated.root / "silo-1" / "keys.bin")["silo-1"],
+        DeletionRequest.some_records("silo-1", (0, 3)),
+        roster=operated.roster,
+        units=2,
+        submitted=now,
+        deadline=now + 86_400,
+    )
+    operated.start()
+    with operated.opened() as server:
+        execution = server.delete(SignedBatch.of(now, (request,), 0), Retrain(), adaptive=False)
+    operated.stop()
+    back_up(operated.server, tmp_path / "new.tar")
+    (tmp_path / "seen.json").write_bytes(seen(operated.root / "silo-2"))
+    assert execution.run_id in json.loads((tmp_path / "seen.json").read_bytes())["newest"]
+    known = Evidence(seen=[tmp_path / "seen.json"])
+    restore(tmp_path / "new.tar", tmp_path / "again", evidence=known)
+    (operated.server / "releases" / execution.branch.replace("/", "-") / "order.json").unlink()
+    back_up(operated.server, tmp_path / "without.tar")
+    with pytest.raises(StaleBackup, match="knows the run"):
+        restore(tmp_path / "without.tar", tmp_path / "never", evidence=known)
 
 
 def test_a_copy_of_an_earlier_epoch_is_refused(operated, tmp_path):

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ from operations_cast import CLIENTS, MEMBERS, Operated
 
 from secure_fu.cli import app as application
 from secure_fu.cli import main, pending, request, unlearn
+from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion import (
     BatchRefused,
     DeletionRequest,
     RequestQueue,
+    RequestTooLarge,
     SignedBatch,
     State,
     WindowState,
@@ -44,7 +47,7 @@ from secure_fu.deployment.node import Node
 from secure_fu.deployment.node_socket import serve
 from secure_fu.deployment.remote_sums import Patience
 from secure_fu.deployment.socket_exchange import SocketExchange
-from secure_fu.errors import ConfigError
+from secure_fu.errors import ArgumentError, ConfigError
 
 NOW = int(time.time())
 DAY = 24 * 3600
@@ -229,8 +232,8 @@ def test_an_interrupted_window_is_gone_on_with(field, kind):
         assert len(server.executed) == 1
 
 
-def test_what_can_never_be_executed_is_refused(field):
-    """A client that has left is asked nothing any more; its request does not hold up the window."""
+def test_who_has_left_can_ask_again_and_what_was_executed_is_refused(field):
+    """The server cannot know whether a client could do what it was asked; that a request was executed it knows."""
     operated, _ = field
     (operated.server / "deletion.toml").write_text(
         (operated.server / "deletion.toml")
@@ -246,8 +249,87 @@ def test_what_can_never_be_executed_is_refused(field):
         late = signed(operated, DeletionRequest.some_records("silo-3", (1,)))
         hand_in(operated, late, now=NOW + 60).close()
         report = run_service(operated, queue, NOW + 3600)
-        assert [one.state for one in report.windows if one.requests == 0] == [WindowState.REFUSED]
-        assert queue.history(late.request_id)[-1].why == "all that it covers has been forgotten before"
+        assert [one.state for one in report.windows] == [window.state]
+        assert queue.history(late.request_id)[-1].state is not State.REFUSED
+    executor = ServerExecutor(
+        lambda: FederationServer.open(
+            operated.server, SocketExchange(read_node_sockets(operated.server)), patience=PATIENCE
+        )
+    )
+    with closing(executor), pytest.raises(BatchRefused, match="has been forgotten before") as refused:
+        executor.execute(SignedBatch.of(NOW + 7200, (late,), 0))
+    assert refused.value.requests == (late.request_id,)
+
+
+class Planner:
+    """A server that can plan for so many units of a request, and for so many of a batch."""
+
+    def __init__(self, request: int, batch: int, *, error: Exception, always: bool = False) -> None:
+        self.limits, self.error, self.always = (request, batch), error, always
+        self.ran: list[bytes] = []
+        self.roster = self
+
+    clients = frozenset(CLIENTS)
+
+    def execution(self, _window):
+        return None
+
+    def deletion(self, batch, *, adaptive):
+        assert adaptive
+        largest, together = self.limits
+        if self.always or batch.units > together or any(one.units > largest for one in batch.requests):
+            raise self.error
+
+    def execute(self, batch):
+        self.ran.append(batch.window_id)
+        return "done"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OverflowError("too large"), ArgumentError("units", 9, "fewer")])
+def test_a_request_that_nothing_can_be_planned_for_goes_alone(error):
+    keys = {name: Identity.generate(name, Role.CLIENT) for name in CLIENTS}
+    roster = Roster.of([Identity.generate("server", Role.SERVER).party, *(one.party for one in keys.values())])
+    one, two, large = (
+        sign_request(
+            keys[name],
+            DeletionRequest.some_records(name, (0,)),
+            roster=roster,
+            units=units,
+            submitted=NOW - 1,
+            deadline=NOW + DAY,
+        )
+        for name, units in (("silo-0", 1), ("silo-1", 5), ("silo-2", 100))
+    )
+
+    def execute(planner, requests, begun=False):
+        batch = SignedBatch.of(NOW, requests, 0)
+        return ServerExecutor(lambda: planner, begun=lambda _: begun).execute(batch)
+
+    with pytest.raises(BatchRefused, match=f"no deletion can be planned for it: {type(error).__name__}") as caught:
+        execute(Planner(99, 1000, error=error), [one, large, two])
+    assert caught.value.requests == (large.request_id,)
+    with pytest.raises(BatchRefused) as caught:  # each alone would do
+        execute(Planner(99, 5, error=error), [one, two])
+    assert caught.value.requests == (two.request_id,)
+    assert execute(Planner(99, 1000, error=error), [one, two]) == "done"
+    # What is so without any request is nobody's fault, and what has set out is not given back.
+    with pytest.raises(type(error)):
+        execute(Planner(99, 1000, error=error, always=True), [one, two])
+    assert execute(Planner(99, 1000, error=error), [one, large, two], begun=True) == "done"
+
+
+def test_as_many_units_as_a_request_can_name_hold_up_nobody(field):
+    """Also where the policy allows them: nothing that is computed grows with the number."""
+    operated, _ = field
+    path = operated.server / "deletion.toml"
+    whole, other = signed(operated, WANTED, (1 << 32) - 1), signed(operated, OTHER)
+    with pytest.raises(RequestTooLarge, match="the policy allows 100000"):
+        hand_in(operated, whole)
+    path.write_text(path.read_text().replace("maximum_units = 100000", f"maximum_units = {(1 << 32) - 1}"))
+    with hand_in(operated, whole, other) as queue:
+        (window,) = run_service(operated, queue, NOW).windows
+        assert (window.state, window.requests) == (WindowState.CERTIFIED, 2)
+        assert queue.execution(window).group_size >= (1 << 32) - 1
 
 
 def test_clients_that_are_not_there(field):

@@ -29,10 +29,12 @@ from secure_fu.errors import (
 from secure_fu.federation import Federation
 from secure_fu.learning import mlp
 from secure_fu.protocol import verify_against_ledger, verify_transcript
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.unlearning import Certified, FineTune, Requirement, Retrain, Rollback, Scrub
 
 RECORDS = DeletionRequest.some_records("silo-1", (0, 3, 7))
 OTHERS = DeletionRequest.some_records("silo-2", (1, 4))
+HIDING = DeletionPolicy(window_start=0, window_seconds=60, hidden_units=1, cover=True)
 LEAVES = DeletionRequest.whole_client("silo-3")
 
 
@@ -125,7 +127,7 @@ def test_the_comparison_can_tell():
 
 
 def test_what_is_asked_in_private_is_forgotten_and_nobody_sees_it(deploy):
-    made = deploy(deterministic=True)
+    made = deploy(deterministic=True, deletion=HIDING)
     made.server.train()
     made.nodes["silo-2"].request_privately("silo-2", DeletionRequest.some_records("silo-2", (4,)))
     execution = made.server.delete(made.batch(hidden_units=1), Retrain(), adaptive=True)
@@ -262,7 +264,7 @@ def test_a_client_behind_is_given_no_later_order(deploy):
     assert gone(made, "silo-1") == (0, 3, 7)
 
 
-def test_who_has_left_is_not_waited_for(deploy):
+def test_who_has_left_is_missing_until_it_confirms_and_holds_back_no_window(deploy):
     made = deploy()
     made.server.train()
     first = made.batch(made.request(LEAVES, "silo-3", 10))
@@ -271,9 +273,55 @@ def test_who_has_left_is_not_waited_for(deploy):
     assert set(made.server.wiped(first.window_id)) == set(made.clients), "but in the window in which it leaves"
     made.stop("silo-3")
     second = made.batch(made.request(OTHERS, "silo-2", 2))
-    assert made.server.delete(second, Retrain(), adaptive=True).missing == ()
+    assert made.server.delete(second, Retrain(), adaptive=True).missing == ("silo-3",)
     with pytest.raises(AlreadyForgotten):
-        made.server.delete(made.batch(made.request(LEAVES, "silo-3", 10)), Retrain(), adaptive=True)
+        made.server.delete(replace_window(made, first), Retrain(), adaptive=True)
+    made.start("silo-3")
+    failed = encode(NodeReply(answers=(PartyAnswer(party="silo-3", outcome=Outcome.FAILED, body=b""),)))
+    made.accidents.instead = lambda party, kind: failed if (party, kind) == ("silo-3", Kind.SETTLE) else None
+    third = made.batch(made.request(DeletionRequest.some_records("silo-2", (5,)), "silo-2"))
+    assert made.server.delete(third, Retrain(), adaptive=True).missing == ("silo-3",)
+    assert made.nodes["silo-3"].client("silo-3").state.order.window == third.window_id
+    made.accidents.instead = lambda *_: None
+    made.server.survey()
+    assert [made.server.missing(one.window_id) for one in (first, second, third)] == [(), (), ()]
+
+
+def test_who_asked_to_leave_can_ask_again(deploy):
+    """The server cannot know whether the first request was done at the client."""
+    made = deploy()
+    made.server.train()
+    first = made.batch(made.request(LEAVES, "silo-3", 1))
+    assert made.server.delete(first, Retrain(), adaptive=True).missing == ()
+    assert len(made.nodes["silo-3"].client("silo-3").silo.records) == 0
+    again = made.batch(made.request(LEAVES, "silo-3", 10), opened=first.opened + 60)
+    assert made.server.delete(again, Retrain(), adaptive=True).missing == ()
+    assert made.server.executed[-1].forgotten_units == 10
+
+
+def test_runs_commit_to_orders_also_after_a_restart(deploy):
+    made = deploy(rounds=3)
+    made.server.train()
+    batch = made.batch(made.request(RECORDS, "silo-1", 3))
+    execution = made.server.delete(batch, Rollback(), adaptive=True)
+    order = made.nodes["silo-0"].client("silo-0").state.settled_window(batch.window_id).order
+    assert (execution.order, execution.opened) == (order.hex(), batch.opened)
+    assert execution.run_key == bytes(32).hex()
+    assert execution.run_id == run_id_of(bytes(32), execution.branch, order).hex()
+    branches = {
+        one.name: one.run_id
+        for one in verify_transcript(made.server_directory / "transcript.jsonl", roster=made.roster, policy=made.policy)
+    }
+    assert branches == {
+        "original": run_id_of(bytes(32), "original"),
+        execution.branch: bytes.fromhex(execution.run_id),
+    }
+    for one in (made.server._server, made.reopen()._server):
+        assert one.run_id(execution.branch).hex() == execution.run_id
+        assert one.run_id("original") == run_id_of(bytes(32), "original")
+    for statement in made.server.wiped(batch.window_id).values():
+        said = decode(WipeStatement, statement)
+        assert (said.order, said.rounds) == (order, execution.rounds)
 
 
 def test_a_client_without_the_run_is_told_within_the_round(deploy):
@@ -376,14 +424,22 @@ def test_a_window_that_nobody_serves_costs_nothing(deploy):
     made = deploy()
     made.server.train()
     request = made.request(RECORDS, "silo-1", 3)
-    forged = replace(request, signature=bytes(64))
     with pytest.raises(CohortTooSmall):
-        made.server.delete(made.batch(forged), Rollback(), adaptive=True)
+        made.server.delete(made.batch(request, hidden_units=1), Rollback(), adaptive=True)  # none are pinned
     assert {status for branch, _, status in events(made) if branch != "original"} == {"void"}
     assert made.server.executed == ()
     assert [gone(made, name) for name in made.clients] == [()] * 4
     made.server.delete(made.batch(request), Rollback(), adaptive=True)
     assert gone(made, "silo-1") == (0, 3, 7)
+
+
+def test_a_client_that_refuses_what_concerns_it_confirms_nothing(deploy):
+    made = deploy()
+    made.server.train()
+    forged = replace(made.request(RECORDS, "silo-1", 3), signature=bytes(64))
+    batch = made.batch(forged)
+    assert made.server.delete(batch, Rollback(), adaptive=True).missing == ("silo-1",)
+    assert gone(made, "silo-1") == ()
 
 
 def test_the_policy_that_was_founded_says_how_windows_are_executed(deploy):

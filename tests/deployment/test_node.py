@@ -130,7 +130,8 @@ def test_a_purpose_that_no_order_is_for_is_refused(cast, nodes, side):
     ask(node, Kind.BEGIN, cast.begin())
     invitation = side.invitation(nodes[KEEPER], 0, "unlearn/retrain")
     assert ask(node, Kind.INVITE, invitation).outcome is Outcome.REFUSED
-    ask(node, Kind.BEGIN, cast.begin(OTHER_RUN, cast.order(hidden_units=1)))
+    order = cast.order(cast.asks(DeletionRequest.some_records(CLIENT, (0,))))
+    assert ask(node, Kind.BEGIN, cast.begin(OTHER_RUN, order)).outcome is Outcome.DONE
     assert ask(node, Kind.INVITE, invitation).outcome is Outcome.REFUSED
 
 
@@ -331,7 +332,7 @@ def test_what_cannot_be_written_down_is_not_done(cast, nodes, side, monkeypatch,
     invitation = side.invitation(nodes[KEEPER], 0)
     assert ask(node, Kind.INVITE, invitation).outcome is Outcome.UNKNOWN_RUN
     assert ask(node, Kind.BEGIN, cast.begin()).outcome is Outcome.DONE
-    assert StateFile(cast.folder(CLIENT) / f"state-{CLIENT}.json").read().window_of(RUN) == b""
+    assert StateFile(cast.folder(CLIENT) / f"state-{CLIENT}.json").read().window_of(cast.real(RUN)) == b""
     with monkeypatch.context() as patch:
         patch.setattr(ClientRecord, "accept", fails)
         assert ask(node, Kind.INVITE, invitation).outcome is Outcome.FAILED

@@ -10,7 +10,6 @@ from node_cast import (
     KEEPER,
     OTHER_RUN,
     OTHER_WINDOW,
-    RUN,
     ServerSide,
     ask,
     begun,
@@ -100,12 +99,13 @@ def test_rounds_of_an_order_do_not_see_the_marked_records(cast, keeper, side, co
         "other forgotten": twin(cast, "other-forgotten", altered(own, PLACES)),
         "other retained": twin(cast, "other-retained", altered(own, KEPT)),
     }
+    order = cast.order(cast.asks(REQUEST))
+    cast.begin(order=order)
     invitations = [side.invitation(keeper, 0, "unlearn/retrain")]
     side.drop()
     invitations.append(side.invitation(keeper, 1, "unlearn/retrain"))
     side.drop()
     invitations.append(side.invitation(keeper, 2))  # training in its run, before it is settled
-    order = cast.order(cast.asks(REQUEST))
     for folder in folders.values():
         for number, invitation in enumerate(invitations):
             # Another process for each round, as after a kill in the middle of the order.
@@ -155,13 +155,14 @@ def test_what_a_parked_order_covers_is_in_no_round_any_more(cast, keeper, side, 
         twin(cast, "other", altered(own, PLACES)),
         twin(cast, "kept", altered(own, KEPT)),
     ]
+    one, another = cast.asks(REQUEST), cast.asks(DeletionRequest.some_records(CLIENT, (2,)))
+    cast.begin(order=cast.order(another))
     first = side.invitation(keeper, 0, "unlearn/retrain")
     side.drop()
     second = side.invitation(keeper, 1)
     for folder in folders:
         node = Node.create(folder, randomness=InsecureDeterministicRandomness(1))
-        begun(cast, node, cast.asks(REQUEST), run_id=OTHER_RUN, window=OTHER_WINDOW)
-        another = cast.asks(DeletionRequest.some_records(CLIENT, (2,)))
+        begun(cast, node, one, run_id=OTHER_RUN, window=OTHER_WINDOW)
         assert begun(cast, node, another) is Outcome.DONE
         if again:
             node.close()
@@ -235,6 +236,8 @@ def test_a_client_whose_history_is_lost_answers_with_noise_alone_and_forgets_all
     folder = twin(cast, "lost", silos()[CLIENT])
     invitation = side.invitation(keeper, 0)
     side.drop()
+    request = cast.asks(REQUEST)
+    cast.begin(OTHER_RUN, cast.order(request, method=Eraser()))
     other = ServerSide(cast, tmp_path / "other server", OTHER_RUN)
     of_eraser = other.invitation(keeper, 0, "unlearn/eraser")
     other.close()
@@ -244,8 +247,7 @@ def test_a_client_whose_history_is_lost_answers_with_noise_alone_and_forgets_all
     (entry,) = (folder / "histories" / CLIENT).glob("round-*.safetensors")
     entry.write_bytes(b"torn")
     with Node.open(folder, randomness=InsecureDeterministicRandomness(1)) as node:
-        assert begun(cast, node, cast.asks(REQUEST), run_id=RUN) is Outcome.REFUSED  # of training
-        assert begun(cast, node, cast.asks(REQUEST), run_id=OTHER_RUN, method=Eraser()) is Outcome.DONE
+        assert begun(cast, node, request, run_id=OTHER_RUN, method=Eraser()) is Outcome.DONE
         assert ask(node, Kind.INVITE, of_eraser).outcome is Outcome.DONE
         settled(cast, node, OTHER_RUN)
         assert not list((folder / "histories" / CLIENT).glob("round-*.safetensors"))
@@ -303,7 +305,8 @@ def test_records_that_are_handed_in_again_do_not_come_back(cast):
 
 
 def test_what_could_not_be_destroyed_is_not_confirmed_and_tried_again(cast, node, monkeypatch):
-    begun(cast, node, cast.asks(REQUEST))
+    request = cast.asks(REQUEST)
+    begun(cast, node, request)
     for target in ("secure_fu.deployment.node_data.write_whole", "secure_fu.training.silo.Silo.erased"):
         with monkeypatch.context() as patch:
 
@@ -318,7 +321,11 @@ def test_what_could_not_be_destroyed_is_not_confirmed_and_tried_again(cast, node
     body = settled(cast, node)
     assert node.client(CLIENT).state.pending is None
     assert traces(cast.folder(CLIENT), silos()[CLIENT], PLACES) == set()
-    assert commitment_holds(cast, node, body) == {"private": [], "undone": []}
+    assert commitment_holds(cast, node, body) == {
+        "private": [],
+        "requests": [request.request_id.hex()],
+        "undone": [],
+    }
 
 
 @pytest.mark.parametrize("unit", list(Unit))
@@ -326,12 +333,13 @@ def test_a_client_that_leaves_goes_on_sending_what_looks_like_all_others(tmp_pat
     cast = make_cast(tmp_path / "nodes", unit=unit)
     side, keeper = ServerSide(cast, tmp_path / "server"), Node.create(cast.folder(KEEPER))
     sizes = {}
+    order = cast.order(cast.asks(DeletionRequest.whole_client(CLIENT), units=10))
+    cast.begin(order=order)
     invitations = [side.invitation(keeper, 0)]
     side.drop()
     invitations.append(side.invitation(keeper, 1))
     for name in CLIENTS[:2]:
         with Node.create(cast.folder(name)) as node:
-            order = cast.order(cast.asks(DeletionRequest.whole_client(CLIENT), units=10))
             lengths = [len(ask(node, Kind.BEGIN, cast.begin(order=order)).body)]
             lengths += [len(ask(node, Kind.INVITE, invitations[0]).body)]
             lengths += [len(settled(cast, node)), len(ask(node, Kind.INVITE, invitations[1]).body)]
@@ -349,12 +357,18 @@ def test_a_client_that_leaves_goes_on_sending_what_looks_like_all_others(tmp_pat
 
 
 def test_the_same_statement_again_also_after_a_restart(cast, node):
-    begun(cast, node, cast.asks(REQUEST))
+    request = cast.asks(REQUEST)
+    begun(cast, node, request)
     body = settled(cast, node)
     assert settled(cast, node) == body
-    assert begun(cast, node, cast.asks(REQUEST), run_id=OTHER_RUN) is Outcome.DONE  # the server has lost an answer
+    assert begun(cast, node, request, run_id=OTHER_RUN) is Outcome.DONE  # the server has lost an answer
+    assert begun(cast, node, cast.asks(REQUEST), run_id=OTHER_RUN) is Outcome.REFUSED  # a window has one order
     assert settled(cast, node, OTHER_RUN) == body
     node.close()
     with cast.open(CLIENT) as again:
         assert settled(cast, again) == body
-        assert commitment_holds(cast, again, body) == {"private": [], "undone": []}
+        assert commitment_holds(cast, again, body) == {
+            "private": [],
+            "requests": [request.request_id.hex()],
+            "undone": [],
+        }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from node_cast import CLIENTS, KEEPER, hello, make_cast
@@ -19,6 +22,7 @@ from node_cast import CLIENTS, KEEPER, hello, make_cast
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
 from secure_fu.deployment import node_socket
+from secure_fu.deployment.logs import JsonLines
 from secure_fu.deployment.messages import HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.node import Node
 from secure_fu.deployment.node_socket import ask, serve, socket_path
@@ -99,17 +103,126 @@ def test_a_group_may_be_let_in(path, handler):
         assert found.st_gid == os.getgid()
 
 
-def test_the_socket_is_private_from_its_first_moment(path, handler, monkeypatch):
-    """Also before its mode is set: without the mask there would be a moment for others."""
+@pytest.mark.parametrize("group", [None, os.getgid()])
+def test_the_socket_is_private_from_its_first_moment(path, handler, monkeypatch, group):
+    """Its mode comes with its name; without the mask there would be a moment for others, and it is refused."""
     seen = []
-    monkeypatch.setattr(node_socket.Path, "chmod", lambda self, _: seen.append(stat.S_IMODE(self.lstat().st_mode)))
-    with serving(path, handler):
-        pass
-    monkeypatch.setattr(node_socket, "_private_files", contextlib.nullcontext)
-    with serving(path, handler):
-        pass
-    assert seen[0] == 0o600
-    assert seen[1] & 0o077  # the control
+    real = os.umask
+
+    def masked(mask):
+        if path.exists():
+            seen.append(stat.S_IMODE(path.lstat().st_mode))
+        return real(mask)
+
+    mode = 0o600 if group is None else 0o660
+    monkeypatch.setattr(node_socket.os, "umask", masked)
+    monkeypatch.setattr(node_socket.Path, "chmod", lambda *_: pytest.fail("by name, which may lead elsewhere"))
+    with serving(path, handler, group=group):
+        assert stat.S_IMODE(path.lstat().st_mode) == mode
+    assert seen == [mode]
+    before = real(0)
+    try:
+        monkeypatch.setattr(node_socket, "_only", lambda _: contextlib.nullcontext())
+        with pytest.raises(ArgumentError, match=f"a socket of mode {mode:o}"):
+            serve(handler, path, stop=threading.Event(), group=group)
+    finally:
+        real(before)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
+def test_a_folder_that_others_can_write_is_refused(tmp_path, handler, mode):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ArgumentError, match=rf"nobody else can write; it has mode {mode:o}"):
+        serve(handler, folder / "s", stop=threading.Event())
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o750)
+    with serving(folder / "s", handler):
+        assert ask(folder / "s", b"ab", 20.0) == b"ba"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser gives folders away")
+def test_somebody_elses_folder_is_refused(tmp_path, handler):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    os.chown(folder, 65534, -1)
+    with pytest.raises(ArgumentError, match="this user's or the superuser's"):
+        serve(handler, folder / "s", stop=threading.Event())
+
+
+def test_a_link_in_the_sockets_place_is_not_followed(path, handler, monkeypatch):
+    """Planted right after the socket was made: what it leads to keeps its mode and its group."""
+    secret = path.with_name("secret")
+    secret.write_bytes(b"x")
+    secret.chmod(0o640)
+    real, changed = os.chown, []
+
+    def planted(where, *arguments, **named):
+        path.unlink()
+        path.symlink_to(secret)
+        changed.append(named)
+        real(where, *arguments, **named)
+
+    monkeypatch.setattr(os, "chown", planted)
+    with pytest.raises(ArgumentError, match="stays as it is made"):
+        serve(handler, path, stop=threading.Event(), group=os.getgid())
+    assert changed == [{"follow_symlinks": False}]
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o640
+    path.unlink()
+
+
+LINUX = pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="the system does not say who asks")
+
+
+@LINUX
+def test_a_peer_that_may_read_the_keys_is_warned_of_once(path, handler, caplog):
+    with caplog.at_level("WARNING", logger="secure_fu"), serving(path, handler):
+        for _ in range(3):
+            assert ask(path, b"ab", 20.0) == b"ba"
+    (warning,) = caplog.records
+    assert warning.secure_fu_event == "peer-may-read-the-keys"
+    assert "--socket-group" in JsonLines(io.StringIO(), strict=True).format(warning)
+
+
+ASKS = r"""
+import os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(65534)
+peer = socket.socket(socket.AF_UNIX)
+peer.settimeout(20)
+peer.connect(sys.argv[1])
+peer.sendall(b"\0\0\0\2ab")
+peer.shutdown(socket.SHUT_WR)
+assert peer.makefile("rb").read() == b"\0\0\0\2ba"
+"""
+
+
+@LINUX
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser takes another user's place")
+def test_another_user_of_the_group_gets_in_without_a_warning_and_one_of_no_group_does_not(handler, caplog):
+    group, stranger = 65533, 65532
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="s-") as folder:  # pytest's own let nobody else in
+        path = Path(folder) / "s"
+        os.chown(folder, 0, group)
+        path.parent.chmod(0o750)
+        as_other = [sys.executable, "-I", "-S", "-c", ASKS, str(path)]
+        with caplog.at_level("WARNING", logger="secure_fu"):
+            stop = threading.Event()
+            thread = threading.Thread(target=serve, args=(handler, path), kwargs={"stop": stop, "group": group})
+            thread.start()
+            try:
+                while not path.exists():
+                    time.sleep(0.02)
+                let_in = subprocess.run([*as_other, str(group)], capture_output=True, text=True, check=False)
+                path.parent.chmod(0o755)  # the socket's own mode keeps the stranger out
+                kept_out = subprocess.run([*as_other, str(stranger)], capture_output=True, text=True, check=False)
+            finally:
+                stop.set()
+                thread.join(20)
+        assert let_in.returncode == 0, let_in.stderr
+        assert "PermissionError" in kept_out.stderr
+    assert handler.asked == [b"ab"]
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -229,6 +342,20 @@ def test_what_the_command_is_given_is_checked():
         with pytest.raises(ArgumentError, match="--forget") as raised:
             _request(bad, "a")
         assert "1,x" not in str(raised.value)
+
+
+@pytest.mark.parametrize("inside", [None, "node.sock", "deeper/../node.sock"])
+def test_a_group_is_not_led_into_the_directory_with_the_keys(tmp_path, inside):
+    import grp
+
+    from secure_fu.cli.node import node
+
+    group = grp.getgrgid(os.getgid()).gr_name
+    path = None if inside is None else tmp_path / inside
+    with pytest.raises(ArgumentError, match="outside the node's directory"):
+        node(tmp_path, socket=path, group=group, new=False, forget=None, client=None)
+    with pytest.raises(ArgumentError, match="a group of this machine"):
+        node(tmp_path, socket=tmp_path.parent / "s", group="no-such-group", new=False, forget=None, client=None)
 
 
 def test_the_key_holder_has_a_socket_too(tmp_path):

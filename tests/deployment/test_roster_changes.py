@@ -29,6 +29,7 @@ from secure_fu.federation.founding import read_founding
 from secure_fu.privacy import Budget, Phase, PrivacyLedger, Subject
 from secure_fu.protocol import ClientRecord, Header, read_policy, verify_transcript, write_policy
 from secure_fu.protocol.messages import Release
+from secure_fu.protocol.run_id import run_id_of
 from secure_fu.unlearning import Retrain
 
 
@@ -244,6 +245,37 @@ def test_a_party_that_leaves_or_comes_does_so_with_an_epoch(operated):
         assert server.ledger.participants("original", 2) == ("silo-0", "silo-1", "silo-2", "silo-9")
         # What the leaver has spent is still known.
         assert server.ledger.epsilon("original", "silo-3", Subject.RETAINED, Phase.TRAINING) > 0.0
+
+
+def test_in_a_new_epoch_the_branch_of_a_deletion_goes_on_as_training(operated):
+    """Who comes is not given an order of before, which would hold its own private requests for ever."""
+    operated.start(new=True)
+    with operated.opened() as server:
+        server.train(rounds=2)
+        execution = server.delete(
+            SignedBatch.of(int(time.time()), (signed(operated, "silo-1"),), 2), Retrain(), adaptive=False
+        )
+        assert execution.missing == ()
+    operated.stop()
+    newcomer = make_keys(operated.root / "silo-9", {"silo-9": Role.CLIENT})["silo-9"]
+    founding = next_epoch(operated, changed_roster(operated.roster, files=[read_party_file(newcomer)]))
+    for name in (*CLIENTS, *MEMBERS, "silo-9"):
+        operated.pin(name)
+    write_records(operated.root / "silo-9" / "records.npz", "silo-3")
+    operated.start()
+    operated.start("silo-9", new=True)
+    with operated.opened() as server:
+        server.train(rounds=1)
+        assert "silo-9" in server.ledger.participants(execution.branch, 4)
+    assert operated.nodes["silo-9"].client("silo-9").state.order is None
+    operated.stop()
+    (present,) = verify_transcript(
+        operated.server / "transcript.jsonl",
+        roster=operated.roster,
+        policy=read_policy(operated.server / "policy.toml"),
+    )
+    assert present.name == execution.branch
+    assert present.run_id == run_id_of(founding.run_key, execution.branch)
 
 
 def test_an_epoch_begins_where_no_released_sum_is_waiting(operated):

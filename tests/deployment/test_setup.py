@@ -173,6 +173,8 @@ def test_the_examples_can_be_founded(tmp_path, name):
     roster = Roster.of(file.party for file in parties(tmp_path, {"server": Role.SERVER, **roles}).values())
     plan = terms.plan_for(roster)
     policy = policy_for(terms, roster, plan)
+    terms.deletion.check_roster(roster)
+    assert set(terms.deletion.class_signers) <= {party.name for party in roster.parties}
     assert plan.planned_epsilon <= plan.budget.epsilon
     assert terms.deletion.method in {purpose.rpartition("/")[2] for purpose in policy.purposes}
     assert len(policy.committee) == (members or 1)
@@ -221,6 +223,16 @@ def test_a_federation_is_founded_once(tmp_path):
     with pytest.raises(ArgumentError, match="founded once"):
         found(operated.terms, operated.roster, operated.server)
     assert (operated.server / "federation.json").read_bytes() == content
+
+
+def test_the_server_is_no_class_signer_of_a_federation(tmp_path):
+    operated = Operated(tmp_path)
+    own = replace(operated.terms, deletion=replace(operated.terms.deletion, class_signers=("server",)))
+    with pytest.raises(ConfigError, match=r"deletion.class_signers is 'server'"):
+        found(own, operated.roster, tmp_path / "other", keys=operated.server / "keys.bin")
+    assert not (tmp_path / "other").exists()
+    allowed = replace(operated.terms, deletion=replace(operated.terms.deletion, class_signers=("silo-0",)))
+    found(allowed, operated.roster, tmp_path / "other", keys=operated.server / "keys.bin")
 
 
 def test_an_interrupted_founding_is_done_again(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import binom
 
+from secure_fu.privacy import renyi
 from secure_fu.privacy.renyi import mixture_divergence
 
 
@@ -66,3 +67,16 @@ def test_limits_of_the_mixture():
 
 def test_orders_too_costly_are_infinite_not_wrong():
     assert mixture_divergence(order=1024.0, size=143, sampling_rate=0.25, sigma=2.0) == math.inf
+
+
+@pytest.mark.parametrize("size", [1_000_000, (1 << 32) - 1])
+def test_a_group_of_any_size_takes_no_memory(monkeypatch, size):
+    """Who asks for deletion names the size: the table of the mixture would take 8 bytes a unit, for each order."""
+    monkeypatch.setattr(renyi, "_Mixture", lambda *_: pytest.fail("a table of that size was made"))
+    assert mixture_divergence(order=1.5, size=size, sampling_rate=0.25, sigma=2.0) == math.inf
+
+
+def test_what_is_not_too_costly_is_computed():
+    found = [mixture_divergence(order=1024.0, size=size, sampling_rate=0.25, sigma=2.0) for size in (34, 35, 36)]
+    assert found[0] < found[1] < math.inf
+    assert found[2] == math.inf

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from secure_fu.errors import ArgumentError, HistoryError, UnlearningError
+from secure_fu.errors import ArgumentError, DamagedHistory, HistoryError, UnlearningError
 from secure_fu.protocol import ReleasedModel
 from secure_fu.training import ClientHistory, ModelArchive
 
@@ -351,6 +352,82 @@ def test_a_branch_cut_off_by_a_kill_is_gone_after_the_restart(tmp_path):
     assert content(again) == content(of)
     assert not any(path.name.startswith((".", "branch-")) for path in tmp_path.iterdir())
     del branch
+
+
+class Died(BaseException):
+    """The process, at a call."""
+
+
+def dies(monkeypatch, left):
+    """Every call that changes files counts, and at the last one the process ends, before it or after it."""
+
+    def counted(real):
+        def call(*arguments, **named):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Died
+            result = real(*arguments, **named)
+            left[0] -= 1
+            if left[0] == 0:
+                raise Died
+            return result
+
+        return call
+
+    for owner, name in ((os, "fsync"), (os, "link"), (Path, "replace"), (Path, "unlink"), (Path, "rmdir")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+
+
+def killed_while_settling(tmp_path, monkeypatch):
+    """What is there after a kill at each call: the rounds and their samples, or that they are damaged."""
+    found = []
+    for last in range(1, 1000):
+        folder = tmp_path / str(last)
+        branch = changed(history(folder).branch())
+        with monkeypatch.context() as patch:
+            dies(patch, [last])
+            try:
+                branch.settle()
+            except Died:
+                was_killed = True
+            else:
+                was_killed = False
+        try:
+            again = ClientHistory(records=RECORDS, dimension=DIMENSION, folder=folder)
+            found.append([(entry.round_number, as_list(entry.sampled)) for entry in again])
+            assert not any(path.name.startswith((".", "branch-")) for path in folder.iterdir())
+        except DamagedHistory:
+            found.append(None)
+        if not was_killed:
+            return found
+    raise AssertionError("it never ends")
+
+
+def test_a_kill_while_a_branch_is_settled_leaves_a_history_that_goes_on(tmp_path, monkeypatch):
+    found = killed_while_settling(tmp_path, monkeypatch)
+    assert len(found) > 60
+    erased = np.arange(RECORDS) < 5
+    old = [(number, sample(number).tolist()) for number in range(4)]
+    new = [(number, (sample(number) & ~erased).tolist()) for number in range(3)] + [(6, sample(6).tolist())]
+    assert found[0] == old
+    assert found[-1] == new
+    for each in found:
+        assert each is not None
+        # Of each round the old sample or the new one, and none is missing from the middle.
+        assert [number for number, _ in each] in ([0, 1, 2, 3], [0, 1, 2], [0, 1, 2, 6])
+        assert all(one in old or one in new for one in each)
+
+
+def test_where_files_cannot_be_linked_a_kill_may_cost_the_history_and_nothing_else(tmp_path, monkeypatch):
+    """Also shows that the test above would find a history that is damaged."""
+
+    def refused(*_arguments, **_named):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    found = killed_while_settling(tmp_path, monkeypatch)
+    assert None in found
+    assert [number for number, _ in found[-1]] == [0, 1, 2, 6]
 
 
 def test_two_branches_do_not_meet(folder):

@@ -175,7 +175,11 @@ def _destroyed(body: Mapping[str, Any]) -> Card:
     text = "Every client signs, whether or not it had anything to destroy. It is the client's word."
     if open_:
         return Card(title=title, tone="unknown", answer=f"{done} of {done + open_} clients signed", text=text)
-    return Card(title=title, tone="yes", answer="Every client signed" if done > 1 else "The client signed", text=text)
+    if body["transcript"]["rounds"] and not all(one["rounds"] for one in body["wiped"]):
+        text += " Some had answered no round of the deletion."
+    # Not "every client": the page does not know the roster, and a server may leave some out of both lists.
+    answer = f"All {done} clients that it lists signed" if done > 1 else "The client that it lists signed"
+    return Card(title=title, tone="yes", answer=answer, text=text)
 
 
 def _audited(body: Mapping[str, Any]) -> Card:
