@@ -31,7 +31,9 @@ FORMER = Path(__file__).parent / "vectors" / "main_line_1.tar.xz"
 @pytest.fixture
 def former(tmp_path) -> Path:
     with tarfile.open(FORMER) as packed:
-        packed.extractall(tmp_path, filter="data")
+        if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
+            packed.extraction_filter = tarfile.data_filter
+        packed.extractall(tmp_path)
     return tmp_path / "federation"
 
 

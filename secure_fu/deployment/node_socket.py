@@ -184,11 +184,11 @@ def _has_our_rights(peer: socket.socket) -> bool:
 
 
 def _warn() -> None:
-    text = (
+    _LOGGER.warning(
         "a peer at the socket runs as the node's own user, or as the superuser, and may read its keys and data; a "
-        "relay of the server's code should run as another user, see --socket-group"
+        "relay of the server's code should run as another user, see --socket-group",
+        extra=event("peer-may-read-the-keys", {"reason": "a relay should run as another user, see --socket-group"}),
     )
-    _LOGGER.warning(text, extra=event("peer-may-read-the-keys", {"reason": text}))
 
 
 def _answer(node: Handler, peer: socket.socket, patience: float, most_bytes: int) -> None:
