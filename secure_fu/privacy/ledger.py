@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.errors import ArgumentError, LedgerError, ReuseError
+from secure_fu.interrupts import interrupts_wait
 from secure_fu.privacy._checks import positive_integer, probability
 from secure_fu.privacy.budget import Budget
 from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
@@ -147,9 +148,10 @@ class PrivacyLedger:
             self._known_branch("parent", parent)
         if name in self._parents:
             raise LedgerError(f"branch {name!r} exists in {self._file.path}")
-        self._file.add_branch(name, parent)
-        self._parents[name] = parent
-        self._last_round[name] = _NO_ROUND
+        with interrupts_wait():
+            self._file.add_branch(name, parent)
+            self._parents[name] = parent
+            self._last_round[name] = _NO_ROUND
 
     def _known_branch(self, argument: str, name: str) -> None:
         if name not in self._parents:
@@ -235,11 +237,12 @@ class PrivacyLedger:
             participants=None,
             void_reason=None,
         )
-        self._file.add_reserved(event)
-        self._spend(event, members, +1)
-        self._open[event.event_id] = event
-        self._newest = event.event_id
-        self._last_round[branch] = round_number
+        with interrupts_wait():
+            self._file.add_reserved(event)
+            self._spend(event, members, +1)
+            self._open[event.event_id] = event
+            self._newest = event.event_id
+            self._last_round[branch] = round_number
         return event.reservation
 
     def commit(self, reservation: Reservation, participants: Collection[str]) -> None:
@@ -255,9 +258,10 @@ class PrivacyLedger:
         strangers = sorted(set(members) - set(event.cohort))
         if strangers:
             raise ArgumentError("participants", strangers, "only clients of the reserved cohort")
-        self._file.set_committed(event.event_id, members)
-        self._spend(event, set(event.cohort) - set(members), -1)
-        del self._open[event.event_id]
+        with interrupts_wait():
+            self._file.set_committed(event.event_id, members)
+            self._spend(event, set(event.cohort) - set(members), -1)
+            del self._open[event.event_id]
 
     def void(self, reservation: Reservation, *, reason: str) -> None:
         """Record that the round was never opened, and give its charge back; durable on return.
@@ -273,9 +277,10 @@ class PrivacyLedger:
         event = self._unsettled(reservation)
         if not reason.strip():
             raise ArgumentError("reason", reason, "why the round is known not to have been opened")
-        self._file.set_void(event.event_id, reason)
-        self._spend(event, event.cohort, -1)
-        del self._open[event.event_id]
+        with interrupts_wait():
+            self._file.set_void(event.event_id, reason)
+            self._spend(event, event.cohort, -1)
+            del self._open[event.event_id]
 
     def pending(self) -> tuple[Reservation, ...]:
         """The rounds that are reserved and not settled; after a crash, what it interrupted."""

@@ -181,9 +181,11 @@ class LedgerFile:
         """Turn SQLite's errors, and rows that make no sense, into LedgerError; undo what was half written."""
         try:
             yield
-        except (sqlite3.Error, ArgumentError, ValueError) as error:
+        except BaseException as error:
             if not self._closed and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            if not isinstance(error, (sqlite3.Error, ArgumentError, ValueError)):
+                raise
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 raise LedgerError(f"{self.path} is open in another process; one server at a time keeps it") from error
             raise LedgerError(f"{self.path} cannot be used as a ledger: {error}") from error

@@ -10,13 +10,14 @@ from secure_fu.protocol.client_record import ClientRecord
 from secure_fu.protocol.committee import CommitteeEncryption, CommitteeServer, Member, MemberRecord, kahe_parameter_sets
 from secure_fu.protocol.encryption import UploadEncryption
 from secure_fu.protocol.header import GridKind, Header
-from secure_fu.protocol.in_process import InProcessSums, RoundTraffic
+from secure_fu.protocol.in_process import InProcessSums
 from secure_fu.protocol.key_holder import KeyHolder, KeyHolderEncryption, KeyHolderServer, OpeningRecord
 from secure_fu.protocol.opening import CommitteeOpening, KeyHolderOpening
 from secure_fu.protocol.policy import Policy
 from secure_fu.protocol.policy_file import read_policy, write_policy
 from secure_fu.protocol.release import ReleasedModel, ReleasedSum
 from secure_fu.protocol.release_log import ReleaseLog, ResumableSums
+from secure_fu.protocol.round_driver import RoundDriver, RoundTraffic
 from secure_fu.protocol.server import RoundServer, Run
 from secure_fu.protocol.settlement import settle
 from secure_fu.protocol.sums import LocalTask, RoundTerms, SecureSums, SumRequest
@@ -45,6 +46,7 @@ __all__ = [
     "ReleasedModel",
     "ReleasedSum",
     "ResumableSums",
+    "RoundDriver",
     "RoundServer",
     "RoundTerms",
     "RoundTraffic",

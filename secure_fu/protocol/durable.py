@@ -112,9 +112,9 @@ class DurableFile:
 
         What relies on it may leave only after the block. Blocks do not nest.
         """
-        with self._failing_loudly():
-            self._connection.execute("BEGIN IMMEDIATE")
         try:
+            with self._failing_loudly():
+                self._connection.execute("BEGIN IMMEDIATE")
             yield
             with self._failing_loudly():
                 self._connection.execute("COMMIT")

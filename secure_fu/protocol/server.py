@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.errors import ArgumentError, CiphertextError, CohortTooSmall, ProtocolError, SignatureError
+from secure_fu.interrupts import interrupts_wait
 from secure_fu.privacy import PrivacyLedger, Reservation
 from secure_fu.protocol.header import GridKind, Header, canonical_settings, charges_of, grid_of
 from secure_fu.protocol.messages import (
@@ -215,17 +216,17 @@ class RoundServer(ABC):
         charges = charges_of(header)
         body = encode(header)
         announcement = Announcement(header=body, signature=self._identity.sign(Domain.HEADER, body))
-        reservation = self._run.ledger.reserve(
-            self._run.branch,
-            round_number=round_number,
-            purpose=request.purpose,
-            phase=request.phase,
-            charges=charges,
-            cohort=header.cohort,
-        )
-        self._state = Announced(
-            header=header, reservation=reservation, announcement=announcement, model=request.model.encode()
-        )
+        model = request.model.encode()
+        with interrupts_wait():
+            reservation = self._run.ledger.reserve(
+                self._run.branch,
+                round_number=round_number,
+                purpose=request.purpose,
+                phase=request.phase,
+                charges=charges,
+                cohort=header.cohort,
+            )
+            self._state = Announced(header=header, reservation=reservation, announcement=announcement, model=model)
         return encode(announcement)
 
     def _draft(self, request: SumRequest, cohort: tuple[str, ...], round_number: int) -> Header:
@@ -348,8 +349,9 @@ class RoundServer(ABC):
             raise ProtocolError(
                 f"the server is {_name(self._state)}; only a round whose roll has not left can be aborted"
             )
-        self._run.ledger.void(self._state.reservation, reason=reason)
-        self._end()
+        with interrupts_wait():
+            self._run.ledger.void(self._state.reservation, reason=reason)
+            self._end()
 
     def _release(self, current: Closed, integers: NDArray[np.int64], approvals: tuple[Approval, ...]) -> ReleasedSum:
         """Write the release ahead, commit the ledger entry, link the transcript, scale the opened sum back."""
@@ -361,11 +363,12 @@ class RoundServer(ABC):
             signature=bytes(64),
         )
         release = replace(unsigned, signature=self._identity.sign(Domain.RELEASE, unsigned.statement))
-        if self._run.on_release is not None:
-            self._run.on_release(release, integers)
-        self._run.ledger.commit(current.reservation, current.roll.participants)
-        self._end()
-        self._run.transcript.append(current.header, release)
+        with interrupts_wait():
+            if self._run.on_release is not None:
+                self._run.on_release(release, integers)
+            self._run.ledger.commit(current.reservation, current.roll.participants)
+            self._end()
+            self._run.transcript.append(current.header, release)
         return released_sum(current.header, release, integers)
 
     def forfeit(self) -> None:
@@ -375,8 +378,9 @@ class RoundServer(ABC):
             ProtocolError: no roll has left.
         """
         current = self._expect(Closed)
-        self._run.ledger.commit(current.reservation, current.roll.participants)
-        self._end()
+        with interrupts_wait():
+            self._run.ledger.commit(current.reservation, current.roll.participants)
+            self._end()
 
     def give_up(self, reason: str) -> None:
         """End the round that is open, if any: :meth:`abort` it or, when its roll has left, :meth:`forfeit` it."""
