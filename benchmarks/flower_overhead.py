@@ -23,12 +23,12 @@ from harness import arguments, report
 from sklearn.datasets import load_digits
 
 from secure_fu.crypto import Role
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deployment.founding_bundle import BUNDLE_FILES, found, node_file, write_bundle
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deployment.exchange.node_socket import SOCKET
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, found, node_file, write_bundle
+from secure_fu.deployment.founding.setup import KEYS, make_keys, make_roster, read_party_file
+from secure_fu.deployment.founding.terms import Terms, model_of
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import SOCKET
-from secure_fu.deployment.setup import KEYS, make_keys, make_roster, read_party_file
-from secure_fu.deployment.terms import Terms, model_of
 from secure_fu.flower.local import LocalFlower
 from secure_fu.flower.local_nodes import LocalNodes
 from secure_fu.learning import FlatModel

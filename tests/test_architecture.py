@@ -22,11 +22,12 @@ MOST_LINES = 450
 # What each package may import of secure_fu, beside itself and the errors. crypto and privacy meet in protocol only.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "interrupts": set(),
     "discrete_gaussian": set(),
     "crypto": {"discrete_gaussian"},
-    "privacy": {"discrete_gaussian"},
+    "privacy": {"discrete_gaussian", "interrupts"},
     "learning": set(),
-    "protocol": {"crypto", "privacy", "learning"},
+    "protocol": {"crypto", "privacy", "learning", "interrupts"},
     "training": {"privacy", "learning", "protocol"},
     "unlearning": {"privacy", "learning", "protocol", "training"},
     "audit": {"privacy", "learning", "protocol"},
@@ -70,7 +71,7 @@ NOT_IN: dict[str, set[str]] = {"torch": {"crypto"}}
 FORBIDDEN = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "torch.load"}
 FORBIDDEN_CALLS = {"__import__", "eval", "exec"}  # and import_module, unless of a name that can be read here
 # Which look their names up when they are first used; the last one, the model that an operator names in its own file.
-LAZY = {"secure_fu", "secure_fu.auditor", "secure_fu.deployment.terms"}
+LAZY = {"secure_fu", "secure_fu.auditor", "secure_fu.deployment.founding.terms"}
 # Where noise, keys and secret sampling are made, randomness comes from the operating system or from an explicit stream.
 SECURE_PARTS = {"crypto", "discrete_gaussian", "privacy", "protocol"}
 WEAK_RANDOMNESS = {
@@ -174,6 +175,18 @@ def graph_of(sources: list[Source]) -> dict[str, set[str]]:
         targets = {part for name in imported(source) if (part := own_part(name))}
         graph.setdefault(source.part, set()).update(targets - {source.part})
     graph.pop("", None)  # secure_fu/__init__.py re-exports from everywhere
+    return graph
+
+
+def rooms_of(sources: list[Source], part: str) -> dict[str, set[str]]:
+    """The same within a package: its sub-packages and its own modules, and what each imports of the others."""
+    prefix = f"secure_fu.{part}."
+    inside = [source for source in sources if source.name.startswith(prefix)]
+    graph: dict[str, set[str]] = {source.name.removeprefix(prefix).split(".")[0]: set() for source in inside}
+    for source in inside:
+        room = source.name.removeprefix(prefix).split(".")[0]
+        named = {name.removeprefix(prefix).split(".")[0] for name in imported(source) if name.startswith(prefix)}
+        graph[room] |= (named & graph.keys()) - {room}
     return graph
 
 
@@ -282,6 +295,11 @@ def test_a_package_can_be_used_alone(module: str, absent: set[str]) -> None:
 
 def test_packages_form_no_cycle() -> None:
     assert cycle(graph_of(SOURCES)) == []
+
+
+@pytest.mark.parametrize("part", sorted({source.part for source in SOURCES if source.part}))
+def test_rooms_of_a_package_form_no_cycle(part: str) -> None:
+    assert cycle(rooms_of(SOURCES, part)) == []
 
 
 def test_nothing_forbidden_is_used() -> None:
@@ -400,6 +418,16 @@ def test_a_cycle_is_found() -> None:
         Source("secure_fu.planning", GOOD + "from secure_fu import results"),
     ]
     assert set(cycle(graph_of(sources))) == {"results", "scenario", "planning"}
+
+
+def test_a_cycle_of_rooms_is_found() -> None:
+    sources = [
+        Source("secure_fu.deletion.queue", GOOD + "from .file import QueueFile", is_package=True),
+        Source("secure_fu.deletion.queue.file", GOOD + "from secure_fu.deletion.service import DeletionService"),
+        Source("secure_fu.deletion.service", GOOD + "def f():\n    from secure_fu.deletion.queue import RequestQueue"),
+    ]
+    assert set(cycle(rooms_of(sources, "deletion"))) == {"queue", "service"}
+    assert cycle(rooms_of(sources[:2], "deletion")) == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from small_federations import federation
 
 from secure_fu.cli import main
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.deletion_policy import DeletionPolicy, write_deletion_policy
+from secure_fu.deletion.policy import DeletionPolicy, write_deletion_policy
 from secure_fu.unlearning import Rollback, Scrub
 
 CERTIFICATES = Path("deletion") / "certificates"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from secure_fu.cli import app as whole_app
 from secure_fu.cli import backup, found, keys, roster
-from secure_fu.deployment.setup import read_roster
+from secure_fu.deployment.founding.setup import read_roster
 from secure_fu.errors import ArgumentError, ConfigError, CryptoError, RosterError, SecureFUError
 
 HOSPITALS = Path(__file__).parents[1] / "examples" / "policies" / "hospitals.toml"

@@ -18,7 +18,7 @@ from secure_fu.cli.deletions import read_time, show_time
 from secure_fu.crypto import Role, Roster, encode
 from secure_fu.crypto.identity_file import make_identities
 from secure_fu.deletion import DeletionPolicy, DeletionRequest, read_request, sign_request, write_deletion_policy
-from secure_fu.deletion.queue_file import ServiceLock
+from secure_fu.deletion.queue import ServiceLock
 from secure_fu.errors import ArgumentError
 
 DAY = 24 * 3600

@@ -20,10 +20,8 @@ from sklearn.datasets import load_digits
 
 from secure_fu.cli.local_teller import ConsoleTeller, write_recording
 from secure_fu.deletion import RequestQueue, WindowState
-from secure_fu.deletion.certificate import read_certificate
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deployment.setup import read_roster
+from secure_fu.deletion.certificates import CertificateError, Evidence, check_certificate, read_certificate
+from secure_fu.deployment.founding.setup import read_roster
 from secure_fu.errors import ArgumentError
 from secure_fu.local_federation.commands import CommandFailed, Said, run_command
 from secure_fu.local_federation.flower_app import write_flower_app

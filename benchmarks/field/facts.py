@@ -16,7 +16,7 @@ from typing import Any
 from field.founding import Field
 from field.trace import Exchanged, read_traces
 from secure_fu.crypto.wire import decode
-from secure_fu.deployment.messages import Begin, Kind, Settle
+from secure_fu.deployment.exchange.messages import Begin, Kind, Settle
 from secure_fu.protocol import Header
 from secure_fu.protocol.committee.messages import Answer, Ballot, Quorum, Vote
 from secure_fu.protocol.key_holder.messages import Opening, OpeningRequest

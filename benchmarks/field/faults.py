@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from secure_fu.deletion.queue_file import QueueFile
-from secure_fu.deployment.node_state import StateFile
+from secure_fu.deletion.queue.file import QueueFile
+from secure_fu.deployment.node.state import StateFile
 from secure_fu.federation import main_line
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import ClientRecord, MemberRecord

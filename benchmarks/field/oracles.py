@@ -17,9 +17,7 @@ import numpy as np
 
 from field.facts import Charge, Facts, charge_of, rows
 from field.founding import Ask, Field
-from secure_fu.deletion.certificate import Certificate
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
-from secure_fu.deletion.certificate_store import read_certificates
+from secure_fu.deletion.certificates import Certificate, Evidence, check_certificate, read_certificates
 from secure_fu.errors import SecureFUError
 from secure_fu.privacy import GaussianSumEvent, Phase, PrivacyLedger, Subject
 from secure_fu.protocol import read_policy, verify_against_ledger, verify_transcript

@@ -11,11 +11,11 @@ from typing import Any
 
 import secure_fu.federation.main_line as main_line
 from secure_fu.deletion import RequestQueue
-from secure_fu.deletion.certificate_store import CertificateStore
-from secure_fu.deployment.node_client import NodeClient
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.node_state import StateFile
-from secure_fu.deployment.window_files import WindowFiles
+from secure_fu.deletion.certificates import CertificateStore
+from secure_fu.deployment.node.client import NodeClient
+from secure_fu.deployment.node.data import DataFile
+from secure_fu.deployment.node.state import StateFile
+from secure_fu.deployment.server import WindowFiles
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import (
     Client,

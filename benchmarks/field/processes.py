@@ -21,12 +21,9 @@ from field.places import die_at_places
 from field.plain import Mutable, record_plain
 from field.trace import Traced
 from secure_fu.deletion import RequestQueue, State, WindowState, read_deletion_policy, read_request
-from secure_fu.deployment.deletion_executor import deletion_service
-from secure_fu.deployment.federation_server import FederationServer
+from secure_fu.deployment.exchange import SocketExchange, serve
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import serve
-from secure_fu.deployment.remote_sums import Patience
-from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.deployment.server import FederationServer, Patience, deletion_service
 from secure_fu.errors import CohortTooSmall, RoundAborted
 from secure_fu.training import OnRound, no_observer
 

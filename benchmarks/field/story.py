@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from field.founding import Ask, Field, write_requests
 from field.places import places_of
 from field.processes import Life, hand_in, run_node, run_windows, start, train_to
-from secure_fu.deployment.node import REQUESTS
-from secure_fu.deployment.node_state import leave_request
+from secure_fu.deployment.node import REQUESTS, leave_request
 
 __all__ = ["Kill", "Scripted", "Story"]
 

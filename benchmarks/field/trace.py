@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from secure_fu.crypto.wire import decode
-from secure_fu.deployment.messages import Kind, NodeReply, NodeRequest, Outcome
+from secure_fu.deployment.exchange.messages import Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.errors import CryptoError
 
 __all__ = ["Exchanged", "Traced", "frames", "read_traces"]

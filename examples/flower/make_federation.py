@@ -18,10 +18,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from secure_fu.crypto import Role
-from secure_fu.deployment.founding_bundle import BUNDLE_FILES, found, node_file, write_bundle
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, found, node_file, write_bundle
+from secure_fu.deployment.founding.setup import KEYS, make_keys, make_roster, read_party_file
+from secure_fu.deployment.founding.terms import Terms, read_terms
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.setup import KEYS, make_keys, make_roster, read_party_file
-from secure_fu.deployment.terms import Terms, read_terms
 
 SERVER = "server"
 NODES: Mapping[str, Sequence[str]] = {

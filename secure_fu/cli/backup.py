@@ -25,7 +25,7 @@ def backup(
     ] = False,
 ) -> None:
     """Copy ledger, queue, transcript, releases, checkpoints, windows and certificates, all of one moment."""
-    from secure_fu.deployment.backup import back_up
+    from secure_fu.deployment.upkeep import back_up
 
     made = back_up(server, out, with_keys=with_keys)
     print(f"{out}: {len(made.files)} files of epoch {made.epoch}, {made.events} rounds in the ledger. Not encrypted.")
@@ -52,9 +52,9 @@ def restore(
     ] = False,
 ) -> None:
     """Make a server's directory of a copy, unless somebody has seen something newer: that was spent."""
-    from secure_fu.deployment.backup import Evidence
-    from secure_fu.deployment.backup import restore as restore_copy
-    from secure_fu.deployment.setup import parse_digest
+    from secure_fu.deployment.founding.setup import parse_digest
+    from secure_fu.deployment.upkeep import Evidence
+    from secure_fu.deployment.upkeep import restore as restore_copy
 
     evidence = Evidence(
         transcripts=transcript or (),
@@ -74,7 +74,7 @@ def seen(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it.")] = Path("seen.json"),
 ) -> None:
     """Say how far the parties of a node have come, for a server that has to be restored; nothing in it is secret."""
-    from secure_fu.deployment.backup import seen as what_was_seen
+    from secure_fu.deployment.upkeep import seen as what_was_seen
     from secure_fu.errors import RecordError
 
     content = what_was_seen(node)

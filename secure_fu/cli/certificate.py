@@ -12,8 +12,7 @@ from secure_fu.cli.verify_certificate import looks_like_a_certificate, summary
 from secure_fu.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from secure_fu.deletion.certificate import Certificate
-    from secure_fu.deletion.certificate_check import Findings
+    from secure_fu.deletion.certificates import Certificate, Findings
 
 __all__ = ["CERTIFICATES", "certificate"]
 
@@ -35,7 +34,7 @@ def certificate(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a copy of the certificate's file.")] = None,
 ) -> None:
     """Show the certificate of a deletion window; `secure-fu verify` checks it."""
-    from secure_fu.deletion.certificate_store import certificate_files
+    from secure_fu.deletion.certificates import certificate_files
     from secure_fu.protocol.files import write_whole
     from secure_fu.report.certificate import write_certificate_page
 
@@ -55,7 +54,7 @@ def certificate(
     except OSError as error:
         raise ArgumentError("--out", str(out), f"a file that can be written ({error.strerror})") from None
     if html is not None:
-        from secure_fu.deletion.certificate_schema import parse_certificate
+        from secure_fu.deletion.certificates import parse_certificate
 
         findings = _findings(path, folder, chosen)
         write_certificate_page(
@@ -76,7 +75,7 @@ def certificate(
 
 
 def _chosen(files: list[Path], window: str | None) -> tuple[Path, Certificate]:
-    from secure_fu.deletion.certificate import read_certificate
+    from secure_fu.deletion.certificates import read_certificate
 
     if window is None:
         return files[-1], read_certificate(files[-1])
@@ -95,8 +94,7 @@ def _chosen(files: list[Path], window: str | None) -> tuple[Path, Certificate]:
 def _findings(directory: Path, folder: Path, chosen: Certificate) -> Findings | None:
     """A check against the server's own files, as far as they are there; None where there is no roster."""
     from secure_fu.crypto import Roster
-    from secure_fu.deletion.certificate_check import Evidence, check_certificate
-    from secure_fu.deletion.certificate_store import read_certificates
+    from secure_fu.deletion.certificates import Evidence, check_certificate, read_certificates
     from secure_fu.protocol import read_policy
 
     roster, policy, transcript = (directory / name for name in ("roster.bin", "policy.toml", "transcript.jsonl"))

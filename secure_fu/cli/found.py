@@ -26,9 +26,9 @@ def found(
     bundle: _Bundle = None,
 ) -> None:
     """Make the server's directory of a new federation, and the public files that its nodes pin."""
-    from secure_fu.deployment.founding_bundle import found as found_federation
-    from secure_fu.deployment.setup import read_roster
-    from secure_fu.deployment.terms import read_terms
+    from secure_fu.deployment.founding.bundle import found as found_federation
+    from secure_fu.deployment.founding.setup import read_roster
+    from secure_fu.deployment.founding.terms import read_terms
 
     founding = found_federation(read_terms(federation), read_roster(roster), out, keys=keys)
     plan = founding.plan
@@ -55,8 +55,8 @@ def epoch(
 ) -> None:
     """Let a federation go on under another roster. What was spent and learnt stays; every node pins the new bundle."""
     from secure_fu.crypto import CommitteeTerms, Role
-    from secure_fu.deployment.epochs import begin_epoch
-    from secure_fu.deployment.setup import read_roster
+    from secure_fu.deployment.founding.setup import read_roster
+    from secure_fu.deployment.upkeep import begin_epoch
     from secure_fu.protocol import read_policy
 
     new = read_roster(roster)
@@ -75,8 +75,8 @@ def epoch(
 
 
 def _write_bundle(server: Path, bundle: Path | None) -> None:
-    from secure_fu.deployment.founding_bundle import write_bundle
-    from secure_fu.deployment.setup import digest_lines
+    from secure_fu.deployment.founding.bundle import write_bundle
+    from secure_fu.deployment.founding.setup import digest_lines
 
     folder = server / "bundle" if bundle is None else bundle
     digest = write_bundle(server, folder)

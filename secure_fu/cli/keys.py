@@ -24,7 +24,7 @@ def new(
     ],
 ) -> None:
     """Draw keys for the parties of this machine: keys.bin stays here, the .party files go to who makes the roster."""
-    from secure_fu.deployment.setup import make_keys, parse_party
+    from secure_fu.deployment.founding.setup import make_keys, parse_party
     from secure_fu.errors import ArgumentError
 
     roles = [parse_party(one) for one in party]
@@ -36,13 +36,13 @@ def new(
 @keys.command()
 def rotate(folder: _Folder) -> None:
     """Draw new keys for all parties here. The old ones stay in use until `secure-fu roster pin` takes a new roster."""
-    from secure_fu.deployment.setup import rotate_keys
+    from secure_fu.deployment.founding.setup import rotate_keys
 
     _show(folder, rotate_keys(folder))
 
 
 def _show(folder: Path, files: Mapping[str, Path]) -> None:
-    from secure_fu.deployment.setup import digest_lines, fingerprint, read_party_file
+    from secure_fu.deployment.founding.setup import digest_lines, fingerprint, read_party_file
 
     for name, path in files.items():
         print(f"{path}: {name}, to be handed to whoever makes the roster. Fingerprint:")

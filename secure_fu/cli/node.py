@@ -54,9 +54,7 @@ def node(
         return
     if socket is not None or group is not None or new:
         raise ArgumentError("--forget", "given", "no option but --client beside it")
-    from secure_fu.deployment.node import REQUESTS
-    from secure_fu.deployment.node_directory import NodeDirectory
-    from secure_fu.deployment.node_state import leave_request
+    from secure_fu.deployment.node import REQUESTS, NodeDirectory, leave_request
 
     clients = NodeDirectory.read(directory).clients
     name = client if client is not None or len(clients) != 1 else clients[0]
@@ -73,9 +71,9 @@ def _serve(directory: Path, socket: Path | None, group: str | None, *, new: bool
     import sys
     import threading
 
+    from secure_fu.deployment.exchange import serve, socket_path
     from secure_fu.deployment.logs import event, log_to
     from secure_fu.deployment.node import Node
-    from secure_fu.deployment.node_socket import serve, socket_path
 
     try:
         number_of_group = None if group is None else grp.getgrnam(group).gr_gid

@@ -168,7 +168,7 @@ def _wanted(
 
 def _positions(text: str) -> list[int]:
     """Positions of a list with ranges, counted before any range is written out."""
-    from secure_fu.deletion.request_details import MAX_POSITIONS
+    from secure_fu.deletion.requests import MAX_POSITIONS
 
     if text.startswith("@"):
         path = Path(text[1:])

@@ -24,7 +24,7 @@ def make(
     out: _Out = Path("roster.bin"),
 ) -> None:
     """Make a roster of the public files of all parties, and print its digest for people to compare."""
-    from secure_fu.deployment.setup import make_roster, read_party_file, write_roster
+    from secure_fu.deployment.founding.setup import make_roster, read_party_file, write_roster
 
     made = make_roster(read_party_file(path) for path in party_files)
     write_roster(out, made)
@@ -37,7 +37,7 @@ def show(
     fingerprints: Annotated[bool, typer.Option("--fingerprints", help="Show each party's fingerprint too.")] = False,
 ) -> None:
     """Print a roster's parties and its digest."""
-    from secure_fu.deployment.setup import digest_lines, fingerprint, read_roster
+    from secure_fu.deployment.founding.setup import digest_lines, fingerprint, read_roster
 
     read = read_roster(path)
     for party in read.parties:
@@ -50,8 +50,8 @@ def show(
 @roster.command()
 def diff(old: _Roster, new: _Roster) -> None:
     """Say what a new roster changes."""
-    from secure_fu.deployment.roster_changes import difference
-    from secure_fu.deployment.setup import read_roster
+    from secure_fu.deployment.founding.setup import read_roster
+    from secure_fu.deployment.upkeep import difference
 
     found = difference(read_roster(old), read_roster(new))
     for what in ("added", "removed", "rotated"):
@@ -72,8 +72,8 @@ def change(
     out: _Out = Path("roster-next.bin"),
 ) -> None:
     """Make a new roster from an old one. New keys have to be signed by the old ones."""
-    from secure_fu.deployment.roster_changes import changed_roster, difference
-    from secure_fu.deployment.setup import read_party_file, read_roster, write_roster
+    from secure_fu.deployment.founding.setup import read_party_file, read_roster, write_roster
+    from secure_fu.deployment.upkeep import changed_roster, difference
 
     old = read_roster(path)
     files = [read_party_file(one) for one in party_files or ()]
@@ -95,8 +95,8 @@ def pin(
     ] = False,
 ) -> None:
     """Believe these parties and these terms from now on, on this machine. Stop the node first."""
-    from secure_fu.deployment.roster_changes import pin as pin_bundle
-    from secure_fu.deployment.setup import parse_digest
+    from secure_fu.deployment.founding.setup import parse_digest
+    from secure_fu.deployment.upkeep import pin as pin_bundle
     from secure_fu.protocol import read_policy
 
     pinned = pin_bundle(node, bundle, digest=parse_digest(digest), accept_terms=accept_terms)
@@ -118,7 +118,7 @@ def pin(
 def _print(made: Roster, path: Path) -> None:
     from collections import Counter
 
-    from secure_fu.deployment.setup import digest_lines
+    from secure_fu.deployment.founding.setup import digest_lines
 
     counts = Counter(party.role.value for party in made.parties)
     print(f"{path}: {', '.join(f'{count} {role}' for role, count in sorted(counts.items()))}. Digest:")

@@ -61,7 +61,7 @@ def unlearn(
     Exit codes: 0 also where nothing was due; 1 where a window could not go on, or the clock is not believed. The same
     command goes on from there, also after a kill.
     """
-    from secure_fu.deployment.deletion_executor import read_node_sockets
+    from secure_fu.deployment.server import read_node_sockets
 
     with open_queue(directory, make=True) as queue:
         read_pinned_deletion_policy(directory)
@@ -86,8 +86,8 @@ def unlearn(
 
 def _run(directory: Path, queue: RequestQueue, *, at_once: bool, watch: bool) -> RunReport | None:
     """One run; None where it failed and the next one may do better."""
-    from secure_fu.deployment.deletion_executor import deletion_service, read_node_sockets
-    from secure_fu.deployment.socket_exchange import SocketExchange
+    from secure_fu.deployment.exchange import SocketExchange
+    from secure_fu.deployment.server import deletion_service, read_node_sockets
 
     try:
         exchange = SocketExchange(read_node_sockets(directory))

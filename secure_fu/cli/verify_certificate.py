@@ -15,8 +15,7 @@ from secure_fu.errors import ArgumentError, CryptoError, RecordError
 
 if TYPE_CHECKING:
     from secure_fu.crypto import Roster
-    from secure_fu.deletion.certificate import Certificate
-    from secure_fu.deletion.certificate_check import Findings
+    from secure_fu.deletion.certificates import Certificate, Findings
 
 __all__ = ["CertificateOptions", "looks_like_a_certificate", "verify_certificate"]
 
@@ -58,7 +57,7 @@ def looks_like_a_certificate(path: Path) -> bool:
     Raises:
         OSError: it cannot be read.
     """
-    from secure_fu.deletion.certificate_store import certificate_files
+    from secure_fu.deletion.certificates import certificate_files
 
     if path.is_dir():
         return not (path / "transcript.jsonl").exists() and bool(certificate_files(path))
@@ -78,11 +77,9 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
         CertificateError, TranscriptError: something does not hold.
     """
     from secure_fu.crypto import Roster
-    from secure_fu.deletion.certificate import read_certificate
-    from secure_fu.deletion.certificate_check import Evidence, check_certificate
-    from secure_fu.deletion.certificate_store import read_certificates
-    from secure_fu.deletion.deletion_policy import read_deletion_policy
-    from secure_fu.deletion.signed_request import RequestRefused, read_request
+    from secure_fu.deletion.certificates import Evidence, check_certificate, read_certificate, read_certificates
+    from secure_fu.deletion.policy import read_deletion_policy
+    from secure_fu.deletion.requests import RequestRefused, read_request
     from secure_fu.errors import SecureFUError
     from secure_fu.privacy import PrivacyLedger
     from secure_fu.protocol import read_policy

@@ -5,35 +5,40 @@ What exactly is to be forgotten is identified by each client on its own records.
 
 from __future__ import annotations
 
-from secure_fu.deletion.deletion_policy import DeletionPolicy, read_deletion_policy, write_deletion_policy
-from secure_fu.deletion.execution import (
-    BatchRefused,
-    DeletionExecutor,
-    Execution,
-    pack_execution,
-    unpack_execution,
+from secure_fu.deletion.execution import BatchRefused, DeletionExecutor, Execution, pack_execution, unpack_execution
+from secure_fu.deletion.policy import DeletionPolicy, read_deletion_policy, write_deletion_policy
+from secure_fu.deletion.queue import (
+    Change,
+    Entry,
+    Reading,
+    RequestQueue,
+    Risk,
+    State,
+    Submission,
+    Window,
+    WindowPlan,
+    WindowState,
+    forecast,
+    last_due,
+    next_due,
+    plan_window,
 )
-from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.queue_entries import Change, Entry, Reading, State, Submission, Window, WindowState
-from secure_fu.deletion.request import DeletionBatch, DeletionRequest, Scope
-from secure_fu.deletion.request_errors import (
+from secure_fu.deletion.requests import (
+    MAX_REQUEST_BYTES,
+    DeletionBatch,
+    DeletionRequest,
+    Disclosure,
     RequestExpired,
     RequestForged,
     RequestFromTheFuture,
     RequestRefused,
     RequestTooLarge,
     RequestUnauthorised,
-    TooManyWaiting,
-)
-from secure_fu.deletion.request_messages import (
-    MAX_REQUEST_BYTES,
-    Disclosure,
+    Scope,
     SealedDetails,
     SignedBatch,
     SignedRequest,
-)
-from secure_fu.deletion.service import Certify, DeletionService, RunReport, unix_time
-from secure_fu.deletion.signed_request import (
+    TooManyWaiting,
     check_request,
     check_signature,
     decode_request,
@@ -41,7 +46,7 @@ from secure_fu.deletion.signed_request import (
     read_request,
     sign_request,
 )
-from secure_fu.deletion.windows import Risk, WindowPlan, forecast, last_due, next_due, plan_window
+from secure_fu.deletion.service import Certify, DeletionService, RunReport, unix_time
 
 __all__ = [
     "MAX_REQUEST_BYTES",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final, Protocol
 
-from secure_fu.deletion.request_messages import SignedBatch
+from secure_fu.deletion.requests import SignedBatch
 from secure_fu.errors import ArgumentError, RecordError, UnlearningError
 
 __all__ = ["BatchRefused", "DeletionExecutor", "Execution", "pack_execution", "unpack_execution"]

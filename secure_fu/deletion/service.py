@@ -31,15 +31,23 @@ from types import TracebackType
 from typing import Self
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.deletion_policy import DeletionPolicy
 from secure_fu.deletion.execution import BatchRefused, DeletionExecutor, Execution
-from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.queue_entries import Entry, State, Window, WindowState
-from secure_fu.deletion.queue_file import ServiceLock
-from secure_fu.deletion.request_errors import RequestRefused
-from secure_fu.deletion.request_messages import SignedBatch
-from secure_fu.deletion.signed_request import check_signature
-from secure_fu.deletion.windows import Risk, WindowPlan, forecast, last_due, next_due, plan_window
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.queue import (
+    Entry,
+    RequestQueue,
+    Risk,
+    ServiceLock,
+    State,
+    Window,
+    WindowPlan,
+    WindowState,
+    forecast,
+    last_due,
+    next_due,
+    plan_window,
+)
+from secure_fu.deletion.requests import RequestRefused, SignedBatch, check_signature
 from secure_fu.errors import RecordError, SecureFUError
 
 __all__ = ["Certify", "DeletionService", "RunReport", "unix_time"]

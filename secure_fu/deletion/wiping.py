@@ -61,9 +61,9 @@ def order_digest(
         window_id: of the window, 16 bytes.
         opened: when the window was due, in seconds since 1970 (UTC).
         method: by its name.
-        settings: of the method, as :func:`secure_fu.deployment.messages.order_settings` writes them.
+        settings: of the method, as :func:`secure_fu.deployment.exchange.messages.order_settings` writes them.
         request_digests: SHA-256 of each encoded request of the batch, 32 bytes each, sorted; see
-            :attr:`secure_fu.deletion.request_messages.SignedRequest.digest`.
+            :attr:`secure_fu.deletion.requests.SignedRequest.digest`.
         hidden_units: how many units each client may add on requests that nobody else sees.
         continues_after: 0 where clients remember none of their rounds of before, else 1 + the number of the last round
             that they still remember.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from secure_fu.deletion import SignedBatch
-from secure_fu.deletion.certificate_accounts import Accounts, Counted, ledger_rounds
+from secure_fu.deletion.certificates import Accounts, Counted, ledger_rounds
 from secure_fu.deletion.execution import Execution
 from secure_fu.errors import ArgumentError, TranscriptError
 from secure_fu.federation.main_line_file import Executed
@@ -108,7 +108,7 @@ def execution_of(
         method: that was run.
         window_id: 16 bytes.
         concerned: the clients that hold the units, whose charges are counted; None counts those of all clients: see
-            :func:`secure_fu.deletion.certificate.concerned_clients`.
+            :func:`secure_fu.deletion.certificates.concerned_clients`.
         units: at most so many went, as the requests declare; None takes the deletion's own number.
         wiped: encoded statements of clients.
         missing: clients that have not confirmed.

@@ -17,7 +17,7 @@ from typing import Final
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
 
-from secure_fu.deployment.node_socket import ask, socket_path
+from secure_fu.deployment.exchange import ask, socket_path
 from secure_fu.errors import ConfigError, ProtocolError
 from secure_fu.flower.carrier import ACTION, pack, unpack
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deployment.deletion_executor import QUEUE, deletion_service
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.remote_sums import Patience
+from secure_fu.deployment.server import QUEUE, FederationServer, Patience, deletion_service
 from secure_fu.errors import ConfigError
 
 __all__ = ["JOBS", "open_queue", "run_job", "write_report"]
@@ -46,7 +44,7 @@ def run_job(
 
     Raises:
         ConfigError: there is no such job.
-        SecureFUError: as :class:`~secure_fu.deployment.federation_server.FederationServer` and
+        SecureFUError: as :class:`~secure_fu.deployment.server.FederationServer` and
             :class:`~secure_fu.deletion.service.DeletionService`.
     """
     if job not in JOBS:

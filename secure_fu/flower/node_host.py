@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from secure_fu.deployment.exchange import serve, socket_path
 from secure_fu.deployment.logs import log_to
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import serve, socket_path
 from secure_fu.errors import ArgumentError
 
 __all__ = ["main", "serve_all"]

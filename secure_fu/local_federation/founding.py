@@ -9,10 +9,18 @@ from typing import Final
 import numpy as np
 
 from secure_fu.crypto import Role, Roster
-from secure_fu.deployment.founding_bundle import found, write_bundle
-from secure_fu.deployment.roster_changes import pin
-from secure_fu.deployment.setup import KEYS, ROSTER, make_keys, make_roster, read_party_file, read_roster, write_roster
-from secure_fu.deployment.terms import read_terms
+from secure_fu.deployment.founding.bundle import found, write_bundle
+from secure_fu.deployment.founding.setup import (
+    KEYS,
+    ROSTER,
+    make_keys,
+    make_roster,
+    read_party_file,
+    read_roster,
+    write_roster,
+)
+from secure_fu.deployment.founding.terms import read_terms
+from secure_fu.deployment.upkeep import pin
 from secure_fu.federation.founding import Founding
 from secure_fu.local_federation.parties import SERVER, TERMS_TEXT, Cast, digits
 

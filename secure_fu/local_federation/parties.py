@@ -61,7 +61,10 @@ settings = { forget_epsilon = 4.0 }
 largest_wait_seconds = 2592000
 execution_seconds = 3600
 """
-"""What the federation is founded on, as an operator writes it; see :func:`~secure_fu.deployment.terms.read_terms`."""
+"""What the federation is founded on, as an operator writes it.
+
+See :func:`~secure_fu.deployment.founding.terms.read_terms`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

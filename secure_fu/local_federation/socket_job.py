@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from secure_fu.deployment.deletion_executor import read_node_sockets
+from secure_fu.deployment.exchange import SocketExchange
 from secure_fu.deployment.logs import log_to
-from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.deployment.server import read_node_sockets
 from secure_fu.flower.jobs import run_job, write_report
 from secure_fu.learning import limit_threads
 

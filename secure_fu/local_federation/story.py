@@ -15,11 +15,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from secure_fu.deletion import RequestQueue, Window, WindowState
-from secure_fu.deployment.deletion_executor import CERTIFICATES, QUEUE
-from secure_fu.deployment.federation_server import FederationServer
+from secure_fu.deployment.exchange import SocketExchange
+from secure_fu.deployment.founding.setup import KEYS, ROSTER, digest_lines
 from secure_fu.deployment.logs import LOGGER, log_to
-from secure_fu.deployment.setup import KEYS, ROSTER, digest_lines
-from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.deployment.server import CERTIFICATES, QUEUE, FederationServer
 from secure_fu.errors import ArgumentError, SecureFUError
 from secure_fu.flower.local_nodes import LocalNodes
 from secure_fu.flower.processes import LocalProcessError, program

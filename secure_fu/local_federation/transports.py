@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import tomli_w
 
-from secure_fu.deployment.deletion_executor import NODES
+from secure_fu.deployment.server import NODES
 from secure_fu.errors import ArgumentError
 from secure_fu.flower.local import LocalFlower
 from secure_fu.flower.processes import LocalProcessError, Processes

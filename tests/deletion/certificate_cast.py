@@ -6,28 +6,40 @@ import copy
 import functools
 import hashlib
 import json
-import sys
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+
+import pytest
+from small_federations import federation, plan_for
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.crypto.wire import encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate import CERTIFICATE_DOMAIN, Certificate, build_certificate, concerned_clients
-from secure_fu.deletion.certificate_accounts import Accounts, Counted, Part, RoundKind
-from secure_fu.deletion.certificate_order import signed_entry  # noqa: F401
-from secure_fu.deletion.certificate_schema import canonical, certificate_text
+from secure_fu.deletion.certificates import (
+    Accounts,
+    Certificate,
+    CertificateError,
+    Counted,
+    Evidence,
+    build_certificate,
+    check_certificate,
+    concerned_clients,
+)
+from secure_fu.deletion.certificates.accounts import Part, RoundKind
+from secure_fu.deletion.certificates.certificate import CERTIFICATE_DOMAIN
+from secure_fu.deletion.certificates.order import signed_entry  # noqa: F401
+from secure_fu.deletion.certificates.schema import canonical, certificate_text
 from secure_fu.deletion.execution import Execution
-from secure_fu.deletion.signed_request import SignedBatch, sign_request
+from secure_fu.deletion.requests import SignedBatch, sign_request
 from secure_fu.deletion.wiping import WipeStatement, order_digest, wipe_commitment
 from secure_fu.federation.execution_of import before_deletion, execution_of
+from secure_fu.learning import mlp
 from secure_fu.privacy import GaussianSumEvent, Phase, Subject
 from secure_fu.protocol.header import canonical_settings
 from secure_fu.protocol.run_id import run_id_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from secure_fu.unlearning import Rollback, Scrub
 
 CLIENTS = ("ada", "bob", "eve")
 DELTA = 1e-5
@@ -287,3 +299,61 @@ def executed(federation, directory, request, method, *, adaptive=False, disclose
         disclose=disclose,
     )
     return Certificate.of(content), unlearned
+
+
+REQUEST = DeletionRequest.some_records("silo-1", (0, 3, 7))
+FIRST = DeletionRequest.some_records("silo-3", (1, 2))
+LATE = {"silo-3": 2}
+
+
+class Story:
+    """A federation that trained, tried something out, deleted twice, trained on; and its certificates."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        vanishing = {(2, "silo-0"), (3, "silo-2"), (6, "silo-0")}
+        with federation(
+            directory=directory,
+            scheme_name="kahe",
+            joins=LATE,
+            resumable=True,
+            vanishes=lambda number, name: (number, name) in vanishing,
+            plan=plan_for(mlp(5, (), 3, 0), rounds=5, branch_rounds=14),
+        ) as made:
+            made.train(rounds=4)
+            made.unlearn(FIRST, Scrub(length=1))
+            self.models = [made.state.model]
+            self.first, self.outcome = executed(made, directory, FIRST, Rollback())
+            self.models.append(made.state.model)
+            self.ledger_then = (directory / "ledger.sqlite").stat().st_size
+            made.train(rounds=1)
+            self.models.append(made.state.model)
+            self.second, self.later = executed(
+                made,
+                directory,
+                REQUEST,
+                Scrub(length=2),
+                adaptive=True,
+                disclose=False,
+                previous=self.first,
+            )
+            self.models.append(made.state.model)
+            self.roster, self.policy = made.roster, made.policy
+        self.identity = server_of(directory)
+
+    def evidence(self, **changes):
+        return Evidence(**{"policy": self.policy, "transcript": self.directory / "transcript.jsonl"} | changes)
+
+    def forged(self, one, change):
+        return forged(one, change, self.identity)
+
+
+def checked(story, one, **changes):
+    return check_certificate(one, roster=story.roster, evidence=story.evidence(**changes))
+
+
+def is_refused(story, one, *words, error=CertificateError, **changes):
+    with pytest.raises(error) as caught:
+        checked(story, one, **changes)
+    for word in words:
+        assert word in str(caught.value)

@@ -11,7 +11,8 @@ from certificate_cast import BASIS, BEFORE, CLIENTS, DELTA, OWN, RERUN, RERUN_ST
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
 
-from secure_fu.deletion.certificate_accounts import Accounts, Counted, Part, ledger_rounds
+from secure_fu.deletion.certificates import Accounts, Counted, ledger_rounds
+from secure_fu.deletion.certificates.accounts import Part
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Budget, Phase, PrivacyLedger, Subject, Unit, confidentiality
 

@@ -9,12 +9,11 @@ from small_federations import federation, plan_for
 
 from secure_fu.crypto.wire import encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
-from secure_fu.deletion.certificate_evidence import check_windows
-from secure_fu.deletion.certificate_figures import accounts_of
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.signed_request import sign_request
+from secure_fu.deletion.certificates import CertificateError, Evidence, check_certificate
+from secure_fu.deletion.certificates.evidence import check_windows
+from secure_fu.deletion.certificates.figures import accounts_of
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.requests import sign_request
 from secure_fu.learning import mlp
 from secure_fu.privacy import Phase, PrivacyLedger, Subject
 from secure_fu.unlearning import Scrub
@@ -390,7 +389,7 @@ def test_the_unit_is_that_of_the_rounds_also_without_a_policy(story):
 def test_rounds_of_the_deletion_come_after_earlier_windows(story):
     """An earlier certificate that names a root further on: it cannot have been before."""
     lines = (story.directory / "transcript.jsonl").read_text().splitlines()
-    from secure_fu.deletion.certificate_evidence import against_transcript
+    from secure_fu.deletion.certificates.evidence import against_transcript
 
     terms = {"roster": story.roster, "policy": story.policy}
     root = story.honest.body["transcript"]["root"]

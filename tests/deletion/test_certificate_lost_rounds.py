@@ -7,7 +7,7 @@ import pytest
 from small_federations import federation, plan_for
 
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
+from secure_fu.deletion.certificates import Evidence, check_certificate
 from secure_fu.errors import RoundAborted
 from secure_fu.learning import mlp
 from secure_fu.privacy import PrivacyLedger

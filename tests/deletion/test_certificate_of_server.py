@@ -12,12 +12,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "deployment"))
 from deployed import NOW, Deployment
 
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate import Certificate
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
-from secure_fu.deletion.certificate_order import time_text
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deletion.certificate_store import CertificateStore, read_certificates
-from secure_fu.deletion.deletion_policy import DeletionPolicy
+from secure_fu.deletion.certificates import (
+    Certificate,
+    CertificateError,
+    CertificateStore,
+    Evidence,
+    check_certificate,
+    read_certificates,
+)
+from secure_fu.deletion.certificates.order import time_text
+from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.unlearning import Retrain
 
 POLICY = DeletionPolicy(window_start=NOW % 60, window_seconds=60, hidden_units=2, cover=True)

@@ -12,14 +12,8 @@ from certificate_cast import BASIS, accounts, batch, certificate, certified, for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secure_fu.deletion.certificate import Certificate, read_certificate
-from secure_fu.deletion.certificate_schema import (
-    CERTIFICATE_SCHEMA,
-    CertificateError,
-    certificate_text,
-    check_shape,
-    parse_certificate,
-)
+from secure_fu.deletion.certificates import Certificate, CertificateError, parse_certificate, read_certificate
+from secure_fu.deletion.certificates.schema import CERTIFICATE_SCHEMA, certificate_text, check_shape
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "certificates.md"
 
@@ -139,8 +133,8 @@ def test_large_and_deep_files_are_refused_quickly(made, monkeypatch, tmp_path):
     ):
         with pytest.raises(CertificateError, match=word):
             parse_certificate(content)
-    monkeypatch.setattr("secure_fu.deletion.certificate_schema.MAX_CERTIFICATE_BYTES", 1000)
-    monkeypatch.setattr("secure_fu.deletion.certificate.MAX_CERTIFICATE_BYTES", 1000)
+    monkeypatch.setattr("secure_fu.deletion.certificates.schema.MAX_CERTIFICATE_BYTES", 1000)
+    monkeypatch.setattr("secure_fu.deletion.certificates.certificate.MAX_CERTIFICATE_BYTES", 1000)
     (tmp_path / "large").write_bytes(made.content)
     with pytest.raises(CertificateError, match="more than 1000 bytes"):
         read_certificate(tmp_path / "large")

@@ -28,7 +28,7 @@ from secure_fu.deletion import (
     TooManyWaiting,
     WindowState,
 )
-from secure_fu.deletion.queue_file import ServiceLock
+from secure_fu.deletion.queue import ServiceLock
 from secure_fu.errors import ArgumentError, RecordError
 
 
@@ -370,7 +370,7 @@ def test_looking_and_adding_beside_a_process_that_writes(queue):
 
 
 LOCKED = (
-    "import sys; from pathlib import Path; from secure_fu.deletion.queue_file import ServiceLock\n"
+    "import sys; from pathlib import Path; from secure_fu.deletion.queue.file import ServiceLock\n"
     "ServiceLock(Path(sys.argv[1]))"
 )
 

@@ -10,7 +10,7 @@ from queue_cast import Killed, identities, signed
 from service_cast import LATER, WHOLE_LIFE, World
 
 from secure_fu.deletion import RequestQueue, State, WindowState
-from secure_fu.deletion.queue_file import QueueFile
+from secure_fu.deletion.queue.file import QueueFile
 
 
 @pytest.fixture

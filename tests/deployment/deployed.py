@@ -14,22 +14,26 @@ from secure_fu.crypto import Identity, InsecureDeterministicRandomness, Role, Ro
 from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.deletion_policy import DeletionPolicy, write_deletion_policy
-from secure_fu.deletion.signed_request import SignedBatch, SignedRequest, sign_request
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.messages import Kind, NodeRequest
+from secure_fu.deletion.policy import DeletionPolicy, write_deletion_policy
+from secure_fu.deletion.requests import SignedBatch, SignedRequest, sign_request
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.exchange.messages import Kind, NodeRequest
 from secure_fu.deployment.node import Node
+from secure_fu.deployment.server import FederationServer
 from secure_fu.federation.founding import FOUNDING
 from secure_fu.learning import Records, mlp
 from secure_fu.planning import Plan
-from secure_fu.protocol import Policy, kahe_parameter_sets
+from secure_fu.protocol import Policy, kahe_parameter_sets, verify_against_ledger, verify_transcript
 from secure_fu.training import TRAIN
 from secure_fu.unlearning import METHODS
 
 NOW = 1_700_000_000
 SEED = 11
 METHOD_LIST = tuple(kind() for kind in METHODS.values())
+RECORDS = DeletionRequest.some_records("silo-1", (0, 3, 7))
+OTHERS = DeletionRequest.some_records("silo-2", (1, 4))
+LEAVES = DeletionRequest.whole_client("silo-3")
+HIDING = DeletionPolicy(window_start=0, window_seconds=60, hidden_units=1, cover=True)
 
 
 def module():
@@ -193,3 +197,25 @@ class Deployment:
         self.server.close()
         for node in self.nodes.values():
             node.close()
+
+
+def shown(state):
+    return state.model.encode(), state.velocity.tobytes(), state.rounds, state.last_round
+
+
+def events(made, branch=None):
+    return [(event.branch, event.round_number, event.status.value) for event in made.server.ledger.events(branch)]
+
+
+def gone(made, client):
+    return made.nodes[client].client(client).state.gone
+
+
+def check_transcript(made):
+    """Transcript and ledger, from outside; how many rounds were charged and not released."""
+    branches = verify_transcript(made.server_directory / "transcript.jsonl", roster=made.roster, policy=made.policy)
+    return verify_against_ledger(branches, made.server.ledger)
+
+
+def replace_window(made, batch):
+    return made.batch(*batch.requests, opened=batch.opened + 60)

@@ -10,9 +10,8 @@ import numpy as np
 
 from secure_fu.crypto import CommitteeTerms, Identity, InsecureDeterministicRandomness, Role, Roster, scheme
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.hosts import Hosts, software_version
-from secure_fu.deployment.messages import (
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.exchange.messages import (
     PROTOCOL,
     Begin,
     Hello,
@@ -23,7 +22,9 @@ from secure_fu.deployment.messages import (
     Outcome,
     PartyAnswer,
 )
-from secure_fu.deployment.remote_sums import Patience, RemoteCommittee, RemoteKeyHolder, RemoteSums
+from secure_fu.deployment.server import Patience
+from secure_fu.deployment.server.hosts import Hosts, software_version
+from secure_fu.deployment.server.remote_sums import RemoteCommittee, RemoteKeyHolder, RemoteSums
 from secure_fu.errors import SecureFUError
 from secure_fu.privacy import Budget, Phase, PrivacyLedger, Unit
 from secure_fu.protocol import (

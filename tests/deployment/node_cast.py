@@ -17,9 +17,9 @@ from secure_fu.crypto import CommitteeTerms, Identity, Role, Roster, scheme
 from secure_fu.crypto.identity_file import make_identities
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.deletion_policy import DeletionPolicy, write_deletion_policy
-from secure_fu.deletion.signed_request import SignedRequest, sign_request
-from secure_fu.deployment.messages import (
+from secure_fu.deletion.policy import DeletionPolicy, write_deletion_policy
+from secure_fu.deletion.requests import SignedRequest, sign_request
+from secure_fu.deployment.exchange.messages import (
     Begin,
     Hello,
     Kind,
@@ -54,6 +54,7 @@ from secure_fu.unlearning import METHODS, Retrain, UnlearningMethod
 SERVER = "server"
 KEEPER = "keeper"
 CLIENTS = tuple(sorted(silos()))
+CLIENT = CLIENTS[1]
 FOUR = CommitteeTerms(members=4, threshold=3, quorum=3, corrupt=1)
 ALONE = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
 NOW, LATER = 1_700_000_000, 1_900_000_000
@@ -61,6 +62,9 @@ RUN, OTHER_RUN = b"r" * 16, b"o" * 16
 WINDOW, OTHER_WINDOW = b"w" * 16, b"v" * 16
 RUN_KEY = bytes(32)
 HIDING = DeletionPolicy(window_start=0, window_seconds=60, hidden_units=9, cover=True)
+PLACES = (0, 3, 7)
+REQUEST = DeletionRequest.some_records(CLIENT, PLACES)
+PRIVATE = DeletionRequest.some_records(CLIENT, (2, 5))
 MODEL = {"kind": "mlp", "inputs": 5, "hidden": [], "classes": 3, "seed": 0}
 
 

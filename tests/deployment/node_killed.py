@@ -36,9 +36,9 @@ from small_federations import silos
 from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import Kind, Outcome, WipeStatement
+from secure_fu.deployment.exchange.messages import Kind, Outcome, WipeStatement
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_client import NodeClient
+from secure_fu.deployment.node.client import NodeClient
 from secure_fu.protocol import ClientRecord, KeyHolderEncryption
 
 CLIENT = CLIENTS[1]

@@ -15,13 +15,13 @@ from small_federations import silos
 from secure_fu.crypto import Role, Roster
 from secure_fu.crypto.identity_file import _StoredIdentities
 from secure_fu.crypto.wire import decode
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.founding_bundle import bundle_digest, found, write_bundle
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.founding.bundle import bundle_digest, found, write_bundle
+from secure_fu.deployment.founding.setup import make_keys, make_roster, read_party_file, read_roster
+from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.roster_changes import pin
-from secure_fu.deployment.setup import make_keys, make_roster, read_party_file, read_roster
-from secure_fu.deployment.terms import read_terms
+from secure_fu.deployment.server import FederationServer
+from secure_fu.deployment.upkeep import pin
 
 CLIENTS = tuple(f"silo-{number}" for number in range(4))
 MEMBERS = tuple(f"member-{number}" for number in range(4))

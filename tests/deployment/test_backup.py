@@ -15,12 +15,11 @@ from operations_cast import Operated, secrets_in
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion import DeletionRequest
 from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.signed_request import SignedBatch, sign_request
-from secure_fu.deployment.backup import Evidence, StaleBackup, back_up, restore, seen
-from secure_fu.deployment.epochs import begin_epoch
-from secure_fu.deployment.founding_bundle import write_bundle
-from secure_fu.deployment.roster_changes import changed_roster
-from secure_fu.deployment.setup import read_party_file, rotate_keys
+from secure_fu.deletion.requests import SignedBatch, sign_request
+from secure_fu.deployment.founding.bundle import write_bundle
+from secure_fu.deployment.founding.setup import read_party_file, rotate_keys
+from secure_fu.deployment.upkeep import Evidence, back_up, begin_epoch, changed_roster, restore, seen
+from secure_fu.deployment.upkeep.backup import StaleBackup
 from secure_fu.errors import ArgumentError, LedgerError, RecordError, SecureFUError
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.unlearning import Retrain

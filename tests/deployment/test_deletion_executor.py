@@ -32,21 +32,19 @@ from secure_fu.deletion import (
     read_deletion_policy,
     sign_request,
 )
-from secure_fu.deletion.certificate import read_certificate
-from secure_fu.deployment.deletion_executor import (
-    AUDIT,
+from secure_fu.deletion.certificates import read_certificate
+from secure_fu.deployment.exchange import SocketExchange, serve
+from secure_fu.deployment.exchange.messages import Kind
+from secure_fu.deployment.node import Node
+from secure_fu.deployment.server import (
     CERTIFICATES,
     QUEUE,
-    ServerExecutor,
+    FederationServer,
+    Patience,
     deletion_service,
     read_node_sockets,
 )
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.messages import Kind
-from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import serve
-from secure_fu.deployment.remote_sums import Patience
-from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.deployment.server.deletion_executor import AUDIT, ServerExecutor
 from secure_fu.errors import ArgumentError, ConfigError
 
 NOW = int(time.time())
@@ -177,7 +175,7 @@ def test_a_client_that_was_away_confirms_later(field):
 
         def without(requests, *, timeout):
             from secure_fu.crypto.wire import decode
-            from secure_fu.deployment.messages import NodeRequest
+            from secure_fu.deployment.exchange.messages import NodeRequest
 
             content = dict(requests)
             if any(decode(NodeRequest, one).kind is Kind.SETTLE for one in content.values()) and not ended.is_set():
@@ -210,7 +208,7 @@ def test_an_interrupted_window_is_gone_on_with(field, kind):
 
     def ends(requests, *, timeout):
         from secure_fu.crypto.wire import decode
-        from secure_fu.deployment.messages import NodeRequest
+        from secure_fu.deployment.exchange.messages import NodeRequest
 
         content = dict(requests)
         if any(decode(NodeRequest, one).kind is kind for one in content.values()):

@@ -8,8 +8,8 @@ import pytest
 from deployed import Deployment
 
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import Kind
-from secure_fu.deployment.window_files import WindowFiles
+from secure_fu.deployment.exchange.messages import Kind
+from secure_fu.deployment.server import WindowFiles
 from secure_fu.federation.main_line import MainLine
 from secure_fu.federation.server_directory import ServerDirectory
 from secure_fu.privacy import PrivacyLedger

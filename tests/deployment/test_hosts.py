@@ -11,9 +11,9 @@ from deployment_cast import CLIENTS, SERVER, RoundCast, identity_of
 
 from secure_fu.crypto import Role
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.hosts import Hosts, PartiesAway
-from secure_fu.deployment.messages import HelloAnswer, Kind, Outcome, PartyAnswer
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.exchange.messages import HelloAnswer, Kind, Outcome, PartyAnswer
+from secure_fu.deployment.server.hosts import Hosts, PartiesAway
 
 
 @pytest.fixture

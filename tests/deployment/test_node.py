@@ -16,16 +16,9 @@ from small_federations import silos
 from secure_fu.crypto import Identity, InsecureDeterministicRandomness, Role
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import (
-    Begin,
-    HelloAnswer,
-    Kind,
-    NodeReply,
-    NodeRequest,
-    Outcome,
-)
+from secure_fu.deployment.exchange.messages import Begin, HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_state import StateFile
+from secure_fu.deployment.node.state import StateFile
 from secure_fu.errors import RecordError, SecureFUError
 from secure_fu.federation import Federation
 from secure_fu.protocol import ClientRecord, Header
@@ -283,7 +276,7 @@ def test_two_nodes_on_one_directory_are_refused(cast, nodes):
         with pytest.raises(RecordError, match="open in another process"):
             cast.open(name)
     script = (
-        "import sys; from pathlib import Path; from secure_fu.deployment.node import Node\n"
+        "import sys; from pathlib import Path; from secure_fu.deployment.node.node import Node\n"
         "try: Node.open(Path(sys.argv[1]))\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -324,7 +317,7 @@ def test_what_cannot_be_written_down_is_not_done(cast, nodes, side, monkeypatch,
 
     node = nodes[CLIENT]
     with monkeypatch.context() as patch:
-        patch.setattr("secure_fu.deployment.node_state.write_whole", fails)
+        patch.setattr("secure_fu.deployment.node.state.write_whole", fails)
         with caplog.at_level(logging.WARNING, "secure_fu"):
             assert ask(node, Kind.BEGIN, cast.begin()).outcome is Outcome.FAILED
     assert "secret" not in caplog.text

@@ -16,10 +16,9 @@ from secure_fu.crypto import Role
 from secure_fu.crypto.identity_file import make_identities
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import Kind, NodeReply, NodeRequest, Outcome
-from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.node_directory import NodeDirectory
+from secure_fu.deployment.exchange.messages import Kind, NodeReply, NodeRequest, Outcome
+from secure_fu.deployment.node import Node, NodeDirectory
+from secure_fu.deployment.node.data import DataFile
 from secure_fu.errors import ConfigError, CryptoError, DataError, RecordError
 from secure_fu.learning import mlp
 

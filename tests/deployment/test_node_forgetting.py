@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from node_cast import (
+    CLIENT,
     CLIENTS,
     KEEPER,
     OTHER_RUN,
     OTHER_WINDOW,
+    PLACES,
+    REQUEST,
     ServerSide,
     ask,
     begun,
@@ -24,41 +27,19 @@ from small_federations import silos
 
 from secure_fu.crypto import InsecureDeterministicRandomness
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import Kind, Outcome
+from secure_fu.deployment.exchange.messages import Kind, Outcome
 from secure_fu.deployment.node import Node
 from secure_fu.learning import Records
 from secure_fu.privacy import Unit
 from secure_fu.protocol import KeyHolderEncryption
 from secure_fu.unlearning import Eraser
 
-CLIENT = "silo-1"
-PLACES = (0, 3, 7)
-REQUEST = DeletionRequest.some_records(CLIENT, PLACES)
 KEPT = tuple(place for place in range(10) if place not in PLACES)
 
 
 @pytest.fixture
 def cast(tmp_path):
     return make_cast(tmp_path / "nodes")
-
-
-@pytest.fixture
-def keeper(cast):
-    with Node.create(cast.folder(KEEPER)) as made:
-        yield made
-
-
-@pytest.fixture
-def node(cast):
-    with Node.create(cast.folder(CLIENT)) as made:
-        yield made
-
-
-@pytest.fixture
-def side(cast, tmp_path):
-    made = ServerSide(cast, tmp_path / "server")
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -307,7 +288,7 @@ def test_records_that_are_handed_in_again_do_not_come_back(cast):
 def test_what_could_not_be_destroyed_is_not_confirmed_and_tried_again(cast, node, monkeypatch):
     request = cast.asks(REQUEST)
     begun(cast, node, request)
-    for target in ("secure_fu.deployment.node_data.write_whole", "secure_fu.training.silo.Silo.erased"):
+    for target in ("secure_fu.deployment.node.data.write_whole", "secure_fu.training.silo.Silo.erased"):
         with monkeypatch.context() as patch:
 
             def fails(*_):

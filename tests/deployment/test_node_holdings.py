@@ -10,9 +10,9 @@ import pytest
 from node_cast import save_records
 from small_federations import silos
 
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.node_holdings import Holdings
-from secure_fu.deployment.node_state import Pending
+from secure_fu.deployment.node.data import DataFile
+from secure_fu.deployment.node.holdings import Holdings
+from secure_fu.deployment.node.state import Pending
 from secure_fu.learning import FlatModel, mlp
 from secure_fu.training import ClientHistory, ModelArchive
 

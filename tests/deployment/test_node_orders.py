@@ -9,10 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from node_cast import (
+    CLIENT,
     HIDING,
     KEEPER,
     OTHER_RUN,
     OTHER_WINDOW,
+    PLACES,
+    PRIVATE,
+    REQUEST,
     RUN,
     WINDOW,
     ServerSide,
@@ -29,44 +33,20 @@ from small_federations import silos
 
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deployment import node_orders
-from secure_fu.deployment.messages import Kind, Outcome, WipeStatement, wipe_commitment
-from secure_fu.deployment.node import REQUESTS, Node
-from secure_fu.deployment.node_state import leave_request
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deployment.exchange.messages import Kind, Outcome, WipeStatement, wipe_commitment
+from secure_fu.deployment.node import REQUESTS, Node, leave_request
+from secure_fu.deployment.node import orders as node_orders
 from secure_fu.errors import AlreadyForgotten, ArgumentError
 from secure_fu.privacy import Unit
 from secure_fu.unlearning import Retrain
 
-CLIENT = "silo-1"
-PLACES = (0, 3, 7)
-REQUEST = DeletionRequest.some_records(CLIENT, PLACES)
-PRIVATE = DeletionRequest.some_records(CLIENT, (2, 5))
 TWICE = b"t" * 16
 
 
 @pytest.fixture
 def cast(tmp_path):
     return make_cast(tmp_path / "nodes", deletion=HIDING)
-
-
-@pytest.fixture
-def keeper(cast):
-    with Node.create(cast.folder(KEEPER)) as made:
-        yield made
-
-
-@pytest.fixture
-def node(cast):
-    with Node.create(cast.folder(CLIENT)) as made:
-        yield made
-
-
-@pytest.fixture
-def side(cast, tmp_path):
-    made = ServerSide(cast, tmp_path / "server")
-    yield made
-    made.close()
 
 
 # Who may give an order

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 from node_cast import (
+    CLIENT,
     CLIENTS,
     HIDING,
-    KEEPER,
     NOW,
     OTHER_RUN,
     OTHER_WINDOW,
+    PRIVATE,
+    REQUEST,
     RUN,
     RUN_KEY,
     ServerSide,
@@ -27,46 +29,23 @@ from node_cast import (
 
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.deletion_policy import DeletionPolicy
+from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.deletion.wiping import order_digest
-from secure_fu.deployment import node_client
-from secure_fu.deployment.messages import Begin, Kind, Outcome, WipeStatement, addressed
-from secure_fu.deployment.node import REQUESTS, Node
-from secure_fu.deployment.node_holdings import Holdings
-from secure_fu.deployment.node_state import leave_request
+from secure_fu.deployment.exchange.messages import Begin, Kind, Outcome, WipeStatement, addressed
+from secure_fu.deployment.node import REQUESTS, Node, leave_request
+from secure_fu.deployment.node import client as node_client
+from secure_fu.deployment.node.holdings import Holdings
 from secure_fu.errors import ConfigError
 from secure_fu.protocol.run_id import run_id_of
 from secure_fu.unlearning import Ascent, Retrain, Scrub
 
-CLIENT = "silo-1"
-REQUEST = DeletionRequest.some_records(CLIENT, (0, 3, 7))
 OTHERS = DeletionRequest.some_records("silo-2", (1, 4))
-PRIVATE = DeletionRequest.some_records(CLIENT, (2, 5))
 THIRD_RUN, THIRD_WINDOW = b"t" * 16, b"u" * 16
 
 
 @pytest.fixture
 def cast(tmp_path):
     return make_cast(tmp_path / "nodes", deletion=HIDING)
-
-
-@pytest.fixture
-def keeper(cast):
-    with Node.create(cast.folder(KEEPER)) as made:
-        yield made
-
-
-@pytest.fixture
-def node(cast):
-    with Node.create(cast.folder(CLIENT)) as made:
-        yield made
-
-
-@pytest.fixture
-def side(cast, tmp_path):
-    made = ServerSide(cast, tmp_path / "server")
-    yield made
-    made.close()
 
 
 def signed(cast, run_id, branch, order=None):

@@ -21,11 +21,10 @@ from node_cast import CLIENTS, KEEPER, hello, make_cast
 
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment import node_socket
+from secure_fu.deployment.exchange import ask, node_socket, serve, socket_path
+from secure_fu.deployment.exchange.messages import HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.logs import JsonLines
-from secure_fu.deployment.messages import HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import ask, serve, socket_path
 from secure_fu.errors import ArgumentError, ProtocolError
 
 CLIENT = CLIENTS[0]

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.node_socket import serve
-from secure_fu.deployment.socket_exchange import SocketExchange
+from secure_fu.deployment.exchange import SocketExchange, serve
+from secure_fu.deployment.exchange.exchange import InProcessExchange
 from secure_fu.errors import ArgumentError, ProtocolError
 
 

@@ -10,9 +10,9 @@ import pytest
 from deployment_cast import CLIENTS, BareNode, RoundCast, request
 
 from secure_fu.crypto.wire import encode
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.hosts import PartiesAway
-from secure_fu.deployment.messages import PROTOCOL, Hello, Kind, NodeRequest, Outcome, PartyAnswer
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.exchange.messages import PROTOCOL, Hello, Kind, NodeRequest, Outcome, PartyAnswer
+from secure_fu.deployment.server.hosts import PartiesAway
 from secure_fu.errors import CohortTooSmall, RecordError, RoundAborted
 
 SCHEMES = ("kahe", "bfv")

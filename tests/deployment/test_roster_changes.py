@@ -16,14 +16,12 @@ from secure_fu.crypto import CommitteeTerms, Role
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.queue_entries import State
-from secure_fu.deletion.signed_request import SignedBatch, sign_request
-from secure_fu.deployment import epochs
-from secure_fu.deployment.epochs import begin_epoch
-from secure_fu.deployment.founding_bundle import bundle_digest, write_bundle
-from secure_fu.deployment.roster_changes import RosterChange, changed_roster, difference, next_policy, pin
-from secure_fu.deployment.setup import make_keys, read_party_file, rotate_keys
+from secure_fu.deletion.queue import RequestQueue, State
+from secure_fu.deletion.requests import SignedBatch, sign_request
+from secure_fu.deployment.founding.bundle import bundle_digest, write_bundle
+from secure_fu.deployment.founding.setup import make_keys, read_party_file, rotate_keys
+from secure_fu.deployment.upkeep import begin_epoch, changed_roster, difference, epochs, pin
+from secure_fu.deployment.upkeep.roster_changes import RosterChange, next_policy
 from secure_fu.errors import ArgumentError, LedgerError, PolicyRefusal, RecordError, RosterError, SecureFUError
 from secure_fu.federation.founding import read_founding
 from secure_fu.privacy import Budget, Phase, PrivacyLedger, Subject

@@ -13,10 +13,9 @@ from operations_cast import CLIENTS, MEMBERS, TERMS, Operated, secrets_in, write
 
 from secure_fu.crypto import Identity, Role, Roster, encode
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deletion.deletion_policy import read_deletion_policy
-from secure_fu.deployment.founding_bundle import bundle_digest, facts_of, found, policy_for, write_bundle
-from secure_fu.deployment.node import Node
-from secure_fu.deployment.setup import (
+from secure_fu.deletion.policy import read_deletion_policy
+from secure_fu.deployment.founding.bundle import bundle_digest, facts_of, found, policy_for, write_bundle
+from secure_fu.deployment.founding.setup import (
     Continuity,
     PartyFile,
     digest_lines,
@@ -28,7 +27,8 @@ from secure_fu.deployment.setup import (
     rotate_keys,
     write_roster,
 )
-from secure_fu.deployment.terms import model_of, read_terms
+from secure_fu.deployment.founding.terms import model_of, read_terms
+from secure_fu.deployment.node import Node
 from secure_fu.errors import ArgumentError, ConfigError, CryptoError, RecordError, RosterError, SignatureError
 from secure_fu.federation.founding import read_founding
 from secure_fu.protocol import read_policy

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from secure_fu.crypto.wire import decode
-from secure_fu.deployment.messages import (
+from secure_fu.deployment.exchange.messages import (
     Begin,
     Hello,
     HelloAnswer,

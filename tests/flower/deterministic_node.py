@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 
 from secure_fu.crypto import InsecureDeterministicRandomness
+from secure_fu.deployment.exchange import serve
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import serve
 
 
 def main() -> None:

@@ -23,14 +23,12 @@ from secure_fu.crypto import CommitteeTerms, InsecureDeterministicRandomness
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.crypto.wire import encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate import read_certificate
-from secure_fu.deletion.certificate_check import Evidence, check_certificate
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deletion.deletion_policy import read_deletion_policy
-from secure_fu.deletion.signed_request import sign_request
-from secure_fu.deployment.messages import Kind
-from secure_fu.deployment.setup import read_roster
-from secure_fu.deployment.terms import model_of, read_terms
+from secure_fu.deletion.certificates import CertificateError, Evidence, check_certificate, read_certificate
+from secure_fu.deletion.policy import read_deletion_policy
+from secure_fu.deletion.requests import sign_request
+from secure_fu.deployment.exchange.messages import Kind
+from secure_fu.deployment.founding.setup import read_roster
+from secure_fu.deployment.founding.terms import model_of, read_terms
 from secure_fu.federation import Federation
 from secure_fu.flower.jobs import open_queue
 from secure_fu.flower.local import LocalFlower

@@ -17,15 +17,15 @@ pytest.importorskip("flwr")
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deletion.certificate import read_certificate
-from secure_fu.deletion.deletion_policy import read_deletion_policy
-from secure_fu.deletion.signed_request import sign_request
-from secure_fu.deployment.exchange import InProcessExchange
-from secure_fu.deployment.messages import PROTOCOL, Hello, Kind, NodeReply, NodeRequest
+from secure_fu.deletion.certificates import read_certificate
+from secure_fu.deletion.policy import read_deletion_policy
+from secure_fu.deletion.requests import sign_request
+from secure_fu.deployment.exchange import ask, socket_path
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.exchange.messages import PROTOCOL, Hello, Kind, NodeReply, NodeRequest
+from secure_fu.deployment.founding.setup import read_roster
+from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.deployment.node import Node
-from secure_fu.deployment.node_socket import ask, socket_path
-from secure_fu.deployment.setup import read_roster
-from secure_fu.deployment.terms import read_terms
 from secure_fu.errors import ArgumentError, ConfigError, RecordError
 from secure_fu.flower.jobs import open_queue, run_job, write_report
 from secure_fu.flower.node_host import serve_all

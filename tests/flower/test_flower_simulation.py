@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("flwr")
 pytest.importorskip("ray")
 
-from secure_fu.deployment.node_socket import socket_path
-from secure_fu.deployment.terms import read_terms
+from secure_fu.deployment.exchange import socket_path
+from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.flower.local import LocalFlower
 from secure_fu.flower.local_nodes import LocalNodes
 

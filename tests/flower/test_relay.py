@@ -18,7 +18,7 @@ pytest.importorskip("flwr")
 from flower_harness import context, request
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from secure_fu.deployment.node_socket import serve, socket_path
+from secure_fu.deployment.exchange import serve, socket_path
 from secure_fu.errors import ConfigError, WireError
 from secure_fu.flower.carrier import pack, unpack
 from secure_fu.flower.client_app import NODES_KEY, RETURN_KEY, SOCKET_KEY, client_app, node_folder, relay

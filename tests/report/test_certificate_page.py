@@ -19,8 +19,8 @@ from secure_fu.report.certificate.words import cards, headline, requests, secrec
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "deletion"))
 import certificate_cast as cast
 
-from secure_fu.deletion.certificate_check import check_certificate
-from secure_fu.deletion.certificate_schema import check_shape
+from secure_fu.deletion.certificates import check_certificate
+from secure_fu.deletion.certificates.schema import check_shape
 
 AUDIT = {
     "sha256": "ab" * 32,

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from paired.timings import as_training, write_down
-from secure_fu.deployment.node_directory import NodeDirectory
+from secure_fu.deployment.node import NodeDirectory
 from secure_fu.flower.carrier import ACTION
 from secure_fu.flower.client_app import node_folder, relay
 from secure_fu.learning import FlatModel, LocalTraining, client_update

@@ -10,8 +10,7 @@ from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.remote_sums import Patience
+from secure_fu.deployment.server import FederationServer, Patience
 from secure_fu.flower.grid_exchange import GridExchange
 from secure_fu.training import TrainingState
 

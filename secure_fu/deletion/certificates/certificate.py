@@ -1,7 +1,7 @@
 """Deletion certificates: what a server signs when a window of deletions is executed.
 
-A certificate is a signed JSON text (:mod:`secure_fu.deletion.certificate_schema`); each names the hash of the one
-before it. :mod:`secure_fu.deletion.certificate_check` checks one from outside, with nothing of the server's word.
+A certificate is a signed JSON text (:mod:`secure_fu.deletion.certificates.schema`); each names the hash of the one
+before it. :mod:`secure_fu.deletion.certificates.check` checks one from outside, with nothing of the server's word.
 
 What a certificate gives away
     Of a request whose signer wants to be named: name, kind, units and times. Of any other: what kind of thing was to
@@ -24,10 +24,10 @@ from typing import Any, Final
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import decode
-from secure_fu.deletion.certificate_accounts import Accounts
-from secure_fu.deletion.certificate_figures import check_figures
-from secure_fu.deletion.certificate_order import check_asked, check_order, signed_entry, time_text
-from secure_fu.deletion.certificate_schema import (
+from secure_fu.deletion.certificates.accounts import Accounts
+from secure_fu.deletion.certificates.figures import check_figures
+from secure_fu.deletion.certificates.order import check_asked, check_order, signed_entry, time_text
+from secure_fu.deletion.certificates.schema import (
     MAX_CERTIFICATE_BYTES,
     SCHEMA_NAME,
     CertificateError,
@@ -37,8 +37,7 @@ from secure_fu.deletion.certificate_schema import (
     parse_certificate,
 )
 from secure_fu.deletion.execution import Execution
-from secure_fu.deletion.request import DeletionBatch, DeletionRequest
-from secure_fu.deletion.signed_request import SignedBatch
+from secure_fu.deletion.requests import DeletionBatch, DeletionRequest, SignedBatch
 from secure_fu.deletion.wiping import WipeStatement
 from secure_fu.errors import ArgumentError, CryptoError
 

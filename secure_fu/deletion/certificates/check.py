@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.certificate import START, Certificate
-from secure_fu.deletion.certificate_accounts import Part
-from secure_fu.deletion.certificate_clients import said_of_clients, said_of_rounds
-from secure_fu.deletion.certificate_evidence import (
+from secure_fu.deletion.certificates.accounts import Part
+from secure_fu.deletion.certificates.certificate import START, Certificate
+from secure_fu.deletion.certificates.clients import said_of_clients, said_of_rounds
+from secure_fu.deletion.certificates.evidence import (
     against_ledger,
     against_transcript,
     check_chain,
     check_windows,
     model_digests,
 )
-from secure_fu.deletion.certificate_figures import Figure, accounts_of, check_figures, named_clients
-from secure_fu.deletion.certificate_order import check_asked, check_order, check_requests, check_terms, check_wiped
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.signed_request import SignedRequest
+from secure_fu.deletion.certificates.figures import Figure, accounts_of, check_figures, named_clients
+from secure_fu.deletion.certificates.order import check_asked, check_order, check_requests, check_terms, check_wiped
+from secure_fu.deletion.certificates.schema import CertificateError
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.requests import SignedRequest
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import Policy
 
@@ -115,7 +115,7 @@ def check_certificate(certificate: Certificate, *, roster: Roster, evidence: Evi
         See :attr:`Findings.not_proved`.
 
     Args:
-        certificate: read by :func:`secure_fu.deletion.certificate.read_certificate`.
+        certificate: read by :func:`secure_fu.deletion.certificates.read_certificate`.
         roster: pinned by whoever checks, not taken from the server.
         evidence: further files.
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.certificate import Certificate
+from secure_fu.deletion.certificates.certificate import Certificate
 
 __all__ = ["said_of_clients", "said_of_rounds"]
 

@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.certificate import START, Certificate
-from secure_fu.deletion.certificate_accounts import Accounts, RoundKind, ledger_rounds, part_of
-from secure_fu.deletion.certificate_figures import accounts_of, named_clients
-from secure_fu.deletion.certificate_schema import CertificateError
+from secure_fu.deletion.certificates.accounts import Accounts, RoundKind, ledger_rounds, part_of
+from secure_fu.deletion.certificates.certificate import START, Certificate
+from secure_fu.deletion.certificates.figures import accounts_of, named_clients
+from secure_fu.deletion.certificates.schema import CertificateError
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Phase, PrivacyLedger, Subject
 from secure_fu.protocol import Policy, VerifiedBranch, verify_transcript

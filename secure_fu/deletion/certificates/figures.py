@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from secure_fu.deletion.certificate_accounts import Accounts, Counted, Part
-from secure_fu.deletion.certificate_schema import CertificateError
+from secure_fu.deletion.certificates.accounts import Accounts, Counted, Part
+from secure_fu.deletion.certificates.schema import CertificateError
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy import Phase, Subject, gaussian_epsilon
 

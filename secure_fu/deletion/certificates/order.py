@@ -13,11 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.certificate_schema import CertificateError
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.request_messages import SignedBatch, SignedRequest
-from secure_fu.deletion.signed_request import RequestRefused, check_signature
-from secure_fu.deletion.windows import last_due
+from secure_fu.deletion.certificates.schema import CertificateError
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.queue import last_due
+from secure_fu.deletion.requests import RequestRefused, SignedBatch, SignedRequest, check_signature
 from secure_fu.deletion.wiping import WipeStatement, order_digest
 from secure_fu.errors import ArgumentError, CryptoError
 from secure_fu.protocol.header import canonical_settings

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.crypto import Identity, Roster
-from secure_fu.deletion.certificate import Certificate, build_certificate, read_certificate
-from secure_fu.deletion.certificate_evidence import check_chain, check_windows
-from secure_fu.deletion.certificate_schema import CertificateError
+from secure_fu.deletion.certificates.certificate import Certificate, build_certificate, read_certificate
+from secure_fu.deletion.certificates.evidence import check_chain, check_windows
+from secure_fu.deletion.certificates.schema import CertificateError
 from secure_fu.deletion.execution import Execution
-from secure_fu.deletion.signed_request import SignedBatch
+from secure_fu.deletion.requests import SignedBatch
 from secure_fu.errors import RecordError
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
 
@@ -75,7 +75,7 @@ class CertificateStore:
 
         Raises:
             RecordError: it cannot be written; the folder is as before.
-            CertificateError, ArgumentError: as :func:`~secure_fu.deletion.certificate.build_certificate`.
+            CertificateError, ArgumentError: as :func:`~secure_fu.deletion.certificates.certificate.build_certificate`.
         """
         window = execution.window_id.hex()
         if window in self._names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from secure_fu.deletion.request import Scope
+from secure_fu.deletion.requests import Scope
 
 __all__ = [
     "SCHEMA",

@@ -130,9 +130,9 @@ class QueueFile:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Make all that is written inside durable at once, at the end; nothing of it, when an exception ends it."""
-        with self._failing_loudly():
-            self._connection.execute("BEGIN IMMEDIATE")
         try:
+            with self._failing_loudly():
+                self._connection.execute("BEGIN IMMEDIATE")
             yield
             with self._failing_loudly():
                 self._connection.execute("COMMIT")

@@ -33,9 +33,9 @@ from types import TracebackType
 from typing import Self
 
 from secure_fu.crypto import Roster, encode
-from secure_fu.deletion.deletion_policy import DeletionPolicy
 from secure_fu.deletion.execution import Execution, pack_execution, unpack_execution
-from secure_fu.deletion.queue_entries import (
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.queue.entries import (
     SCHEMA,
     Change,
     Entry,
@@ -47,10 +47,17 @@ from secure_fu.deletion.queue_entries import (
     read_entry,
     write_entry,
 )
-from secure_fu.deletion.queue_file import QueueFile
-from secure_fu.deletion.request_errors import RequestRefused, RequestTooLarge, TooManyWaiting
-from secure_fu.deletion.request_messages import SignedBatch, SignedRequest
-from secure_fu.deletion.signed_request import check_request, check_signature, decode_request
+from secure_fu.deletion.queue.file import QueueFile
+from secure_fu.deletion.requests import (
+    RequestRefused,
+    RequestTooLarge,
+    SignedBatch,
+    SignedRequest,
+    TooManyWaiting,
+    check_request,
+    check_signature,
+    decode_request,
+)
 from secure_fu.errors import ArgumentError, RecordError
 
 __all__ = ["RequestQueue"]

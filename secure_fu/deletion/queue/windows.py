@@ -22,8 +22,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.queue_entries import Entry
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.queue.entries import Entry
 
 __all__ = ["Risk", "WindowPlan", "forecast", "last_due", "next_due", "plan_window"]
 

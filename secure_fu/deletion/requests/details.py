@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from secure_fu.crypto import U32, U64, Blob, Fixed, Sequence, Text, encode, message
-from secure_fu.deletion.request import DeletionRequest, Scope
+from secure_fu.deletion.requests.request import DeletionRequest, Scope
 from secure_fu.errors import ArgumentError, WireError
 
 __all__ = ["MAX_DETAILS_BYTES", "MAX_POSITIONS", "Details", "pack_details"]

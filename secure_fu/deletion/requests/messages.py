@@ -22,21 +22,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Final
 
-from secure_fu.crypto import (
-    SEAL_OVERHEAD_BYTES,
-    U32,
-    U64,
-    Blob,
-    Choice,
-    Fixed,
-    Nested,
-    Sequence,
-    Text,
-    encode,
-    message,
-)
-from secure_fu.deletion.request import Scope
-from secure_fu.deletion.request_details import MAX_DETAILS_BYTES
+from secure_fu.crypto import SEAL_OVERHEAD_BYTES, U32, U64, Blob, Choice, Fixed, Nested, Sequence, Text, encode, message
+from secure_fu.deletion.requests.details import MAX_DETAILS_BYTES
+from secure_fu.deletion.requests.request import Scope
 from secure_fu.errors import ArgumentError
 
 __all__ = [

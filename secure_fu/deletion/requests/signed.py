@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from secure_fu.crypto import SEAL_OVERHEAD_BYTES, Identity, Role, Roster, decode, encode, seal
-from secure_fu.deletion.deletion_policy import DeletionPolicy
-from secure_fu.deletion.request import DeletionRequest, Scope
-from secure_fu.deletion.request_details import Details, pack_details
-from secure_fu.deletion.request_errors import (
+from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.requests.details import Details, pack_details
+from secure_fu.deletion.requests.errors import (
     RequestExpired,
     RequestForged,
     RequestFromTheFuture,
     RequestRefused,
     RequestUnauthorised,
 )
-from secure_fu.deletion.request_messages import (
+from secure_fu.deletion.requests.messages import (
     MAX_BOXES,
     MAX_REQUEST_BYTES,
     REQUEST_ID_BYTES,
@@ -37,6 +36,7 @@ from secure_fu.deletion.request_messages import (
     SignedRequest,
     require_times,
 )
+from secure_fu.deletion.requests.request import DeletionRequest, Scope
 from secure_fu.errors import ArgumentError, CryptoError, SealError, WireError
 
 __all__ = [

@@ -1,6 +1,7 @@
 """How a server reaches the machines of the other parties: bytes to each node, answers as they come.
 
-What travels is made and read by :mod:`~secure_fu.deployment.hosts`; an exchange moves bytes and knows nothing of them.
+What travels is made and read by :mod:`~secure_fu.deployment.server.hosts`; an exchange moves bytes and knows nothing
+of them.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ from typing import Annotated, Any, Final, cast
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import U32, U64, Blob, Choice, Fixed, Nested, Sequence, Text, encode, message
-from secure_fu.deletion.request_messages import SignedRequest
-from secure_fu.deletion.signed_request import decode_request
+from secure_fu.deletion.requests import SignedRequest, decode_request
 from secure_fu.deletion.wiping import MAX_SETTINGS_BYTES, WipeStatement, order_digest, wipe_commitment
 from secure_fu.errors import ArgumentError
 from secure_fu.protocol.header import canonical_settings, parse_settings
@@ -216,7 +215,7 @@ class Order:
         settings: of the method, see :func:`order_settings`.
         request_digests: SHA-256 of all requests of the window, sorted. A request has random salt and sealed boxes, so
             that its digest tells nothing to whom it does not concern.
-        requests: encoded :class:`~secure_fu.deletion.signed_request.SignedRequest`, those that concern the client.
+        requests: encoded :class:`~secure_fu.deletion.requests.SignedRequest`, those that concern the client.
         hidden_units: how many units each client may add on requests of its own that nobody else sees.
         continues_after: 0 where clients remember none of their rounds of before, else 1 + the number of the last round
             that they still remember; see :meth:`secure_fu.training.Silo.forgetting`.

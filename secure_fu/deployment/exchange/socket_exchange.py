@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from secure_fu.deployment.node_socket import ask
+from secure_fu.deployment.exchange.node_socket import ask
 from secure_fu.errors import ArgumentError, SecureFUError
 
 __all__ = ["SocketExchange"]

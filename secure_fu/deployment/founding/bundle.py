@@ -13,9 +13,9 @@ import tomli_w
 
 from secure_fu.crypto import Role, Roster, scheme
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deletion.deletion_policy import write_deletion_policy
-from secure_fu.deployment.setup import KEYS, ROSTER, own_parties
-from secure_fu.deployment.terms import Terms, model_of
+from secure_fu.deletion.policy import write_deletion_policy
+from secure_fu.deployment.founding.setup import KEYS, ROSTER, own_parties
+from secure_fu.deployment.founding.terms import Terms, model_of
 from secure_fu.errors import ArgumentError, ConfigError, RecordError
 from secure_fu.federation.agreed_policy import policy_of
 from secure_fu.federation.founding import FOUNDING, Founding, write_founding

@@ -13,9 +13,9 @@ from torch import nn
 
 from secure_fu.crypto import Identity, Roster
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deployment.founding_bundle import check_server_keys
-from secure_fu.deployment.setup import KEYS
-from secure_fu.deployment.terms import model_of
+from secure_fu.deployment.founding.bundle import check_server_keys
+from secure_fu.deployment.founding.setup import KEYS
+from secure_fu.deployment.founding.terms import model_of
 from secure_fu.errors import ArgumentError, RecordError, WireError
 from secure_fu.federation.founding import Founding
 from secure_fu.federation.server_directory import check_public_files

@@ -15,7 +15,7 @@ from typing import Any, Final
 from torch import nn
 
 from secure_fu.crypto import CommitteeTerms, Role, Roster
-from secure_fu.deletion.deletion_policy import DeletionPolicy
+from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.errors import ArgumentError, ConfigError
 from secure_fu.learning import cnn, logistic, mlp
 from secure_fu.planning import Plan, make_plan

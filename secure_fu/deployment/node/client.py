@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from secure_fu.crypto import Identity, Randomness
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import Begin, Order, Settle, WipeStatement, method_of, wipe_commitment
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.node_directory import NodeDirectory
-from secure_fu.deployment.node_holdings import Holdings
-from secure_fu.deployment.node_orders import Marked, check_order, mark_order, requests_digest
-from secure_fu.deployment.node_state import (
+from secure_fu.deployment.exchange.messages import Begin, Order, Settle, WipeStatement, method_of, wipe_commitment
+from secure_fu.deployment.node.data import DataFile
+from secure_fu.deployment.node.directory import NodeDirectory
+from secure_fu.deployment.node.holdings import Holdings
+from secure_fu.deployment.node.orders import Marked, check_order, mark_order, requests_digest
+from secure_fu.deployment.node.state import (
     ClientState,
     KnownRun,
     LeftRequest,
@@ -178,7 +178,7 @@ class NodeClient:
     # Runs
 
     def begin(self, body: bytes) -> bytes:
-        """Take in a run; see :class:`~secure_fu.deployment.messages.Begin`.
+        """Take in a run; see :class:`~secure_fu.deployment.exchange.messages.Begin`.
 
         Raises:
             WireError, SignatureError, RosterError: malformed, or not from the pinned server.
@@ -336,7 +336,7 @@ class NodeClient:
         """Destroy what a window covers, and say so; the same bytes at every retry.
 
         Returns:
-            an encoded :class:`~secure_fu.deployment.messages.WipeStatement`.
+            an encoded :class:`~secure_fu.deployment.exchange.messages.WipeStatement`.
 
         Raises:
             WireError, SignatureError, RosterError: malformed, or not from the pinned server.

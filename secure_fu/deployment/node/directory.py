@@ -12,9 +12,9 @@ from torch import nn
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deletion.deletion_policy import DeletionPolicy, read_deletion_policy
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.terms import model_of
+from secure_fu.deletion.policy import DeletionPolicy, read_deletion_policy
+from secure_fu.deployment.founding.terms import model_of
+from secure_fu.deployment.node.data import DataFile
 from secure_fu.errors import ConfigError, RecordError, RosterError, WireError
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding
 from secure_fu.protocol import Policy, read_policy

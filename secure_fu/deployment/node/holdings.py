@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from secure_fu.deployment.node_data import DataFile
-from secure_fu.deployment.node_orders import marks_of
-from secure_fu.deployment.node_state import Pending
+from secure_fu.deployment.node.data import DataFile
+from secure_fu.deployment.node.orders import marks_of
+from secure_fu.deployment.node.state import Pending
 from secure_fu.errors import DataError, HistoryError
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.training import ModelArchive, Silo

@@ -14,7 +14,7 @@ from torch import nn
 from secure_fu.crypto import OsRandomness, Randomness, Role, scheme
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.messages import (
+from secure_fu.deployment.exchange.messages import (
     PROTOCOL,
     Hello,
     HelloAnswer,
@@ -24,17 +24,10 @@ from secure_fu.deployment.messages import (
     Outcome,
     PartyAnswer,
 )
-from secure_fu.deployment.node_client import NodeClient, UnknownRun
-from secure_fu.deployment.node_directory import NodeDirectory
-from secure_fu.deployment.node_state import ClientState, StateFile, left_requests
-from secure_fu.errors import (
-    ArgumentError,
-    ConfigError,
-    DataError,
-    HistoryError,
-    RecordError,
-    SecureFUError,
-)
+from secure_fu.deployment.node.client import NodeClient, UnknownRun
+from secure_fu.deployment.node.directory import NodeDirectory
+from secure_fu.deployment.node.state import ClientState, StateFile, left_requests
+from secure_fu.errors import ArgumentError, ConfigError, DataError, HistoryError, RecordError, SecureFUError
 from secure_fu.federation.fitting import check_fits
 from secure_fu.federation.stored_formats import upgrade
 from secure_fu.learning import FlatModel, Records
@@ -126,7 +119,7 @@ class Node:
         """Go on with a node that was made before, however its last process ended.
 
         Args:
-            directory: see :class:`~secure_fu.deployment.node_directory.NodeDirectory`.
+            directory: see :class:`~secure_fu.deployment.node.NodeDirectory`.
             randomness: of sampling, rounding and noise; the operating system's unless a test needs otherwise.
             module: the federation's model; the one in `node.toml` unless given.
             records: of the clients hosted here, by name, as they were at first; of those that are gone only the place
@@ -209,10 +202,11 @@ class Node:
     # Messages
 
     def handle(self, request: bytes) -> bytes:
-        """Answer an encoded :class:`~secure_fu.deployment.messages.NodeRequest`.
+        """Answer an encoded :class:`~secure_fu.deployment.exchange.messages.NodeRequest`.
 
         Returns:
-            an encoded :class:`~secure_fu.deployment.messages.NodeReply`; without answers to what is no request.
+            an encoded :class:`~secure_fu.deployment.exchange.messages.NodeReply`; without answers to what is no
+            request.
         """
         try:
             message = decode(NodeRequest, request)

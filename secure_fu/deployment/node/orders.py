@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from secure_fu.crypto import Identity
 from secure_fu.deletion import DeletionRequest, Scope
-from secure_fu.deletion.signed_request import (
+from secure_fu.deletion.requests import (
     RequestFromTheFuture,
     SignedRequest,
     check_signature,
@@ -20,9 +20,9 @@ from secure_fu.deletion.signed_request import (
     open_request,
 )
 from secure_fu.deletion.wiping import order_digest
-from secure_fu.deployment.messages import Order, method_of, order_settings
-from secure_fu.deployment.node_directory import NodeDirectory
-from secure_fu.deployment.node_state import PrivateRequest
+from secure_fu.deployment.exchange.messages import Order, method_of, order_settings
+from secure_fu.deployment.node.directory import NodeDirectory
+from secure_fu.deployment.node.state import PrivateRequest
 from secure_fu.errors import ArgumentError, PolicyRefusal, SecureFUError
 from secure_fu.federation.marks import count_units
 from secure_fu.learning import Records

@@ -69,14 +69,14 @@ class PreparedOrder:
     Attributes:
         window: its id.
         run_id: of the run that it is executed in, the latest that the server has begun for it.
-        requests_digest: of what may not change, see :func:`~secure_fu.deployment.node_orders.requests_digest`.
+        requests_digest: of what may not change, see :func:`~secure_fu.deployment.node.orders.requests_digest`.
         order_digest: of all of it, see :func:`~secure_fu.deletion.wiping.order_digest`.
         request_digests: of all requests of the window, those that the client was not shown among them.
         method, settings, continues_after: as in the order.
         marks: positions of the records that it covers here, as they were brought.
         private: ids of the private requests that it covers.
         given: ids of its requests that this client was shown.
-        undone: ids of those that this client could not do, see :class:`~secure_fu.deployment.node_client`.
+        undone: ids of those that this client could not do, see :class:`~secure_fu.deployment.node.client`.
         rounds: how many rounds of its method this client has answered in the run.
     """
 

@@ -20,14 +20,14 @@ from secure_fu.deletion import (
     read_deletion_policy,
     unix_time,
 )
-from secure_fu.deletion.certificate_store import CertificateStore
+from secure_fu.deletion.certificates import CertificateStore
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.federation_server import FederationServer
-from secure_fu.deployment.founded import server_identity
-from secure_fu.deployment.founding_bundle import DELETION
-from secure_fu.deployment.remote_sums import Patience
-from secure_fu.deployment.setup import ROSTER
-from secure_fu.deployment.window_files import WindowFiles
+from secure_fu.deployment.founding.bundle import DELETION
+from secure_fu.deployment.founding.founded import server_identity
+from secure_fu.deployment.founding.setup import ROSTER
+from secure_fu.deployment.server.federation_server import FederationServer
+from secure_fu.deployment.server.remote_sums import Patience
+from secure_fu.deployment.server.window_files import WindowFiles
 from secure_fu.errors import AlreadyForgotten, ConfigError, RunDirectoryError
 from secure_fu.protocol import read_policy
 

@@ -13,24 +13,24 @@ from typing import Self
 from torch import nn
 
 from secure_fu.crypto import Identity, Roster
-from secure_fu.deletion.certificate import concerned_clients
-from secure_fu.deletion.deletion_policy import read_deletion_policy
+from secure_fu.deletion.certificates import concerned_clients
 from secure_fu.deletion.execution import Execution
-from secure_fu.deletion.signed_request import SignedBatch
+from secure_fu.deletion.policy import read_deletion_policy
+from secure_fu.deletion.requests import SignedBatch
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.founded import (
+from secure_fu.deployment.exchange.messages import method_of, order_settings
+from secure_fu.deployment.founding.bundle import DELETION
+from secure_fu.deployment.founding.founded import (
     declared_methods,
     founded_module,
     pinned_files,
     said_methods,
     server_identity,
 )
-from secure_fu.deployment.founding_bundle import DELETION
-from secure_fu.deployment.hosts import Hosts, LeftOut
-from secure_fu.deployment.messages import method_of, order_settings
-from secure_fu.deployment.remote_fleet import RemoteFleet, batch_of
-from secure_fu.deployment.remote_sums import Patience
-from secure_fu.deployment.window_files import Started, WindowFiles
+from secure_fu.deployment.server.hosts import Hosts, LeftOut
+from secure_fu.deployment.server.remote_fleet import RemoteFleet, batch_of
+from secure_fu.deployment.server.remote_sums import Patience
+from secure_fu.deployment.server.window_files import Started, WindowFiles
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.coordinator import Coordinator
 from secure_fu.federation.execution_of import before_deletion, execution_of
@@ -65,7 +65,7 @@ class FederationServer(Coordinator):
         released rounds are read from disk. If training has gone on in between, it begins anew and is charged anew.
 
     Args:
-        directory: of the server, made by :meth:`create` or by :func:`~secure_fu.deployment.founding_bundle.found`.
+        directory: of the server, made by :meth:`create` or by :func:`~secure_fu.deployment.founding.bundle.found`.
         exchange: with the nodes.
         identity: of the server; read from `keys.bin` unless given.
         module: the model, at its public starting point; made from what was founded unless given.
@@ -268,7 +268,7 @@ class FederationServer(Coordinator):
         """Execute a window, once: one that was executed before is told of, and nothing is run.
 
         Args:
-            request: a :class:`~secure_fu.deletion.signed_request.SignedBatch`.
+            request: a :class:`~secure_fu.deletion.requests.SignedBatch`.
             method, adaptive, require, on_round: as of :meth:`Coordinator.delete`, and so are the errors.
 
         Returns:

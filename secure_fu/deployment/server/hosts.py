@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from secure_fu.crypto import Role, Roster
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.messages import (
+from secure_fu.deployment.exchange.messages import (
     PROTOCOL,
     Hello,
     HelloAnswer,

@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection
 from secure_fu.crypto import Identity, scheme
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import Scope
-from secure_fu.deletion.signed_request import SignedBatch, SignedRequest
-from secure_fu.deployment.hosts import Hosts
-from secure_fu.deployment.messages import (
+from secure_fu.deletion.requests import SignedBatch, SignedRequest
+from secure_fu.deployment.exchange.messages import (
     Begin,
     Kind,
     Order,
@@ -20,8 +19,9 @@ from secure_fu.deployment.messages import (
     WipeStatement,
     addressed,
 )
-from secure_fu.deployment.remote_sums import Patience, RemoteCommittee, RemoteKeyHolder, RemoteSums
-from secure_fu.deployment.window_files import WindowFiles
+from secure_fu.deployment.server.hosts import Hosts
+from secure_fu.deployment.server.remote_sums import Patience, RemoteCommittee, RemoteKeyHolder, RemoteSums
+from secure_fu.deployment.server.window_files import WindowFiles
 from secure_fu.errors import AlreadyForgotten, ArgumentError, CryptoError, RecordError
 from secure_fu.federation import fleet
 from secure_fu.federation.fleet import Concerned

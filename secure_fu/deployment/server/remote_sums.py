@@ -6,25 +6,22 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from secure_fu.crypto.wire import decode
-from secure_fu.deployment.hosts import Hosts, PartiesAway
-from secure_fu.deployment.messages import Kind, Outcome, PartyAnswer
+from secure_fu.deployment.exchange.messages import Kind, Outcome, PartyAnswer
+from secure_fu.deployment.server.hosts import Hosts, PartiesAway
 from secure_fu.errors import (
     ArgumentError,
     CohortTooSmall,
     CryptoError,
-    OpeningError,
     ProtocolError,
     RecordError,
     RoundAborted,
 )
-from secure_fu.protocol import CommitteeServer, Header, KeyHolderServer, ReleasedSum, RoundTraffic, SumRequest
-from secure_fu.protocol.messages import Announcement
-from secure_fu.protocol.server import RoundServer
+from secure_fu.protocol import CommitteeServer, KeyHolderServer, ReleasedSum, RoundDriver
+from secure_fu.protocol.opening import Opening
 
-__all__ = ["Patience", "RemoteCommittee", "RemoteKeyHolder", "RemoteOpening", "RemoteSums"]
+__all__ = ["Patience", "RemoteCommittee", "RemoteKeyHolder", "RemoteSums"]
 
 _LOGGER = logging.getLogger("secure_fu")
 _T = TypeVar("_T")
@@ -64,31 +61,6 @@ class Patience:
             raise ArgumentError("pause", self.pause, "at least 0")
 
 
-class RemoteOpening(Protocol):
-    """A server with those who open its sums, on other machines."""
-
-    @property
-    def server(self) -> RoundServer:
-        """The server."""
-        ...
-
-    def invite(self, announcement: bytes) -> bytes:
-        """From an announcement to the invitation.
-
-        Raises:
-            RoundAborted: who opens did not answer.
-        """
-        ...
-
-    def open(self) -> ReleasedSum:
-        """From the last upload to the release.
-
-        Raises:
-            CohortTooSmall, RoundAborted, OpeningError: nothing is released.
-        """
-        ...
-
-
 class RemoteCommittee:
     """A committee opens. Its members write vote and answer down before they vote, so that both can be asked for again.
 
@@ -109,11 +81,11 @@ class RemoteCommittee:
         return self._server
 
     def invite(self, announcement: bytes) -> bytes:
-        """See :class:`RemoteOpening`."""
+        """See :class:`~secure_fu.protocol.opening.Opening`."""
         return self._server.invite()
 
     def open(self) -> ReleasedSum:
-        """See :class:`RemoteOpening`."""
+        """See :class:`~secure_fu.protocol.opening.Opening`."""
         server, policy = self._server, self._hosts.policy
         server.close()
         voted = self._gather(
@@ -172,14 +144,14 @@ class RemoteKeyHolder:
         return self._server
 
     def invite(self, announcement: bytes) -> bytes:
-        """See :class:`RemoteOpening`."""
+        """See :class:`~secure_fu.protocol.opening.Opening`."""
         invitation = self._ask(Kind.ISSUE_KEY, announcement, self._server.invite, attempts=1)
         if invitation is None:
             raise PartiesAway("the key-holder issued no key for the round")
         return invitation
 
     def open(self) -> ReleasedSum:
-        """See :class:`RemoteOpening`."""
+        """See :class:`~secure_fu.protocol.opening.Opening`."""
         request = self._server.close()
         released = self._ask(Kind.OPEN, request, self._server.release, attempts=self._patience.attempts)
         if released is None:
@@ -199,7 +171,7 @@ class RemoteKeyHolder:
         return None
 
 
-class RemoteSums:
+class RemoteSums(RoundDriver):
     """Secure sums over hosts: what :class:`~secure_fu.protocol.InProcessSums` is in one process.
 
     Formal guarantees:
@@ -218,10 +190,12 @@ class RemoteSums:
         patience: how long to wait.
     """
 
+    _asked_again = (CohortTooSmall, PartiesAway)
+
     def __init__(
         self,
         *,
-        opening: RemoteOpening,
+        opening: Opening,
         hosts: Hosts,
         begin: Callable[[Collection[str]], Collection[str]],
         cohort: Callable[[int], tuple[str, ...]],
@@ -229,70 +203,29 @@ class RemoteSums:
         before_round: Callable[[], None] = lambda: None,
         patience: Patience,
     ) -> None:
-        self._opening = opening
-        self._server = opening.server
+        super().__init__(opening=opening, cohort=cohort, first_round=first_round, attempts=patience.attempts)
         self._hosts = hosts
         self._begin = begin
         self._told: set[str] = set()
-        self._cohort = cohort
-        self._next_round = first_round
         self._before_round = before_round
         self._patience = patience
-        self.traffic: list[RoundTraffic] = []
 
-    @property
-    def next_round(self) -> int:
-        """Number that the next round will have."""
-        return self._next_round
-
-    def secure_sum(self, request: SumRequest) -> ReleasedSum:
-        """Run one round; see :class:`~secure_fu.protocol.SecureSums`.
+    def _prepare(self, cohort: tuple[str, ...]) -> None:
+        """See who is there, and tell those that are new what the run is for.
 
         Raises:
-            PartiesAway: too few can be reached; nothing is charged.
+            PartiesAway: too few can be reached.
         """
-        for _ in range(self._patience.attempts - 1):
-            try:
-                return self._attempt(request)
-            except (CohortTooSmall, PartiesAway) as error:
-                _LOGGER.warning("%s; asking again", error)
-                time.sleep(self._patience.pause)
-        return self._attempt(request)
-
-    def _attempt(self, request: SumRequest) -> ReleasedSum:
-        number = self._next_round
-        cohort = self._cohort(number)
         self._hosts.survey()
         self._hosts.require(clients=cohort)
         self._before_round()
         self._told.update(self._begin([name for name in cohort if name not in self._told]))
-        announcement = self._server.announce(request, cohort, number)
-        self._next_round += 1
-        try:
-            invitation = self._opening.invite(announcement)
-            sizes = self._collect(cohort, invitation)
-            released = self._opening.open()
-        except BaseException as error:
-            self._server.give_up(f"ended early by {type(error).__name__}, before its roll left")
-            if isinstance(error, OpeningError):
-                raise RoundAborted(f"round {number}: {error}") from error
-            raise
-        header = decode(Header, decode(Announcement, announcement).header)
-        self.traffic.append(
-            RoundTraffic(
-                round_number=number,
-                purpose=request.purpose,
-                upload_bytes=max(sizes),
-                download_bytes=len(invitation),
-                uploads=len(sizes),
-                parameter_set=header.parameter_set,
-                digit_bits=header.digit_bits,
-            )
-        )
-        return released
 
-    def _collect(self, cohort: tuple[str, ...], invitation: bytes) -> list[int]:
-        """Invite, and fold what comes; sizes of the uploads in the sum."""
+    def _pause(self) -> None:
+        time.sleep(self._patience.pause)
+
+    def _collect(self, number: int, cohort: tuple[str, ...], invitation: bytes) -> list[int]:
+        """Invite, and fold what comes."""
         sizes: list[int] = []
         lost = self._invite(cohort, invitation, sizes)
         if lost:

@@ -10,7 +10,7 @@ from typing import Final
 
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion.execution import Execution, pack_execution, unpack_execution
-from secure_fu.deployment.messages import Begin
+from secure_fu.deployment.exchange.messages import Begin
 from secure_fu.errors import ArgumentError, RecordError, WireError
 from secure_fu.federation.execution_of import Before
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from secure_fu.deployment.founding_bundle import BUNDLE_FILES
-from secure_fu.deployment.setup import KEYS, read_roster
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES
+from secure_fu.deployment.founding.setup import KEYS, read_roster
 from secure_fu.errors import ArgumentError, LedgerError, RecordError, TranscriptError
 from secure_fu.federation.founding import FOUNDING, read_founding
 from secure_fu.federation.server_directory import kept_orders

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from secure_fu.crypto import CommitteeTerms, Roster
-from secure_fu.deletion.queue import RequestQueue
-from secure_fu.deletion.queue_entries import State, WindowState
-from secure_fu.deletion.request_messages import SignedBatch
-from secure_fu.deployment.founding_bundle import BUNDLE_FILES, DELETION, POLICY, check_server_keys
-from secure_fu.deployment.roster_changes import next_policy
-from secure_fu.deployment.setup import KEYS, NEXT_KEYS, ROSTER, read_roster
-from secure_fu.deployment.window_files import WindowFiles
+from secure_fu.deletion.queue import RequestQueue, State, WindowState
+from secure_fu.deletion.requests import SignedBatch
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, DELETION, POLICY, check_server_keys
+from secure_fu.deployment.founding.setup import KEYS, NEXT_KEYS, ROSTER, read_roster
+from secure_fu.deployment.server import WindowFiles
+from secure_fu.deployment.upkeep.roster_changes import next_policy
 from secure_fu.errors import ArgumentError, RecordError, RosterError
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
 from secure_fu.federation.main_line_file import read_standing
@@ -57,7 +56,7 @@ def begin_epoch(
 
     Args:
         server: the server's directory; `keys.bin`, or `keys-next.bin` after a rotation, has the roster's server.
-        roster: from :func:`secure_fu.deployment.roster_changes.changed_roster`.
+        roster: from :func:`secure_fu.deployment.upkeep.changed_roster`.
         terms: of the committee, where they change.
         refuse_requests: whether requests that wait, of parties that go or have new keys, are refused: they have to be
             signed again.

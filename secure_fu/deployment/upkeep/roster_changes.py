@@ -17,16 +17,8 @@ from typing import Final
 
 from secure_fu.crypto import CommitteeTerms, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deployment.founding_bundle import BUNDLE_FILES, NODE, POLICY, bundle_digest, node_file
-from secure_fu.deployment.setup import (
-    KEYS,
-    NEXT_KEYS,
-    ROSTER,
-    PartyFile,
-    check_cast,
-    own_parties,
-    read_roster,
-)
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, NODE, POLICY, bundle_digest, node_file
+from secure_fu.deployment.founding.setup import KEYS, NEXT_KEYS, ROSTER, PartyFile, check_cast, own_parties, read_roster
 from secure_fu.errors import ArgumentError, CryptoError, RosterError
 from secure_fu.federation.founding import FOUNDING, Founding, read_founding
 from secure_fu.protocol import Policy, read_policy
