@@ -121,11 +121,14 @@ def one_seed(task: PublicFeatures, seed: int, quick: bool) -> dict[str, object]:
             }
 
         original = federation.train().model.vector.astype(np.float64)
-        retrained = federation.unlearn(request, Retrain())
+        retrained = federation.unlearn(request, Retrain(), adaptive=False)
         means: list[NDArray[np.float64]] = []
         try:
             published = federation.unlearn(
-                request, newton, on_round=lambda state: means.append(state.model.vector.astype(np.float64))
+                request,
+                newton,
+                on_round=lambda state: means.append(state.model.vector.astype(np.float64)),
+                adaptive=False,
             )
         except GuaranteeError as error:
             return {"refused": str(error)}

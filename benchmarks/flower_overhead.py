@@ -26,11 +26,12 @@ from secure_fu.crypto import Role
 from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.deployment.exchange.node_socket import SOCKET
 from secure_fu.deployment.founding.bundle import BUNDLE_FILES, found, node_file, write_bundle
-from secure_fu.deployment.founding.setup import KEYS, make_keys, make_roster, read_party_file
+from secure_fu.deployment.founding.setup import make_keys, make_roster, read_party_file
 from secure_fu.deployment.founding.terms import Terms, model_of
+from secure_fu.deployment.local import LocalNodes
 from secure_fu.deployment.node import Node
+from secure_fu.file_names import KEYS
 from secure_fu.flower.local import LocalFlower
-from secure_fu.flower.local_nodes import LocalNodes
 from secure_fu.learning import FlatModel
 from secure_fu.privacy import Unit
 from secure_fu.protocol import GridKind

@@ -59,7 +59,7 @@ def main() -> None:
         print("\n                 banned posts   other topics (held-out posts)")
         print(f"before           {module_accuracy(trained, banned):8.0%} {module_accuracy(trained, kept):14.0%}")
         for method in methods:
-            outcome = federation.unlearn(request, method)
+            outcome = federation.unlearn(request, method, adaptive=True)
             module = federation.module_of(outcome.state)
             print(f"after {method.name:10} {module_accuracy(module, banned):8.0%} ", end="")
             print(f"{module_accuracy(module, kept):14.0%}")

@@ -53,7 +53,7 @@ def main() -> None:
         trained = federation.module_of(federation.train())
         print(f"Trained: accuracy {module_accuracy(trained, data.test):.2f}")
         print(f"\nAsked: {closed.describe()}.")
-        paid = federation.deletion(closed).last_epsilon
+        paid = federation.deletion(closed, adaptive=False).last_epsilon
         print(f"As it is, the model is within epsilon {paid:.2f} of one without them. Required: {required.epsilon:g}.")
         for method in (Scrub(), rollback, Retrain()):
             cost = federation.cost(closed, method, adaptive=False)
@@ -67,7 +67,7 @@ def main() -> None:
 
         # First a try in a branch of its own, which the federation does not go on from; then the deletion itself.
         # adaptive=False: the accounts were not closed because of what somebody saw in the models.
-        retrained = federation.unlearn(closed, Retrain())
+        retrained = federation.unlearn(closed, Retrain(), adaptive=False)
         deleted = federation.delete(closed, rollback, adaptive=False, require=required)
         print(f"\nDeleted in {len(deleted.traffic)} rounds: {deleted.guarantee.describe()}")
         print(f"Accuracy {module_accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")

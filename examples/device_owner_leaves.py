@@ -45,7 +45,7 @@ def main() -> None:
 
         # First a try in a branch of its own, then the deletion itself. Both are silent about the data that leaves. Yet
         # everybody else trains in each round, so each is one more chance to notice who does not: fewer hide better.
-        retrained = federation.unlearn(request, Retrain())
+        retrained = federation.unlearn(request, Retrain(), adaptive=False)
         deleted = federation.delete(request, rollback, adaptive=False)
         print("\n           rounds  accuracy  phase         pair          who asked")
         for done in (retrained, deleted):

@@ -44,7 +44,7 @@ def main() -> None:
         print(f"Asked after seeing models: {federation.cost(request, Rollback(), adaptive=True).guarantee.describe()}")
 
         # First a try in a branch of its own, which the federation does not go on from; then the deletion itself.
-        retrained = federation.unlearn(request, Retrain())
+        retrained = federation.unlearn(request, Retrain(), adaptive=False)
         deleted = federation.delete(request, Rollback(), adaptive=False, require=Requirement(kind=Exact))
         print(f"\nDeleted in {len(deleted.traffic)} rounds: {deleted.guarantee.kind}.")
         print(f"Accuracy {module_accuracy(federation.module_of(deleted.state), data.test):.2f}, ", end="")

@@ -74,7 +74,7 @@ def main() -> None:
         original = federation.train()
         print(f"original: accuracy {module_accuracy(federation.module_of(original), held_out):.2f}")
         for method in methods:
-            after = federation.unlearn(request, method)
+            after = federation.unlearn(request, method, adaptive=False)
             module = federation.module_of(after.state)
             audit = membership_audit(module, members=patient, non_members=held_out)
             print(f"\n{after.method}: accuracy {module_accuracy(module, held_out):.2f}")

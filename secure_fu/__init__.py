@@ -9,76 +9,51 @@ The rooms: :mod:`~secure_fu.crypto` and :mod:`~secure_fu.privacy`, which can be 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from secure_fu.lazy import lazily
 
 if TYPE_CHECKING:
-    from secure_fu.audit import MembershipAudit, membership_audit
-    from secure_fu.crypto import CommitteeTerms
-    from secure_fu.deletion import DeletionBatch, DeletionRequest
-    from secure_fu.errors import SecureFUError
-    from secure_fu.federation import Cost, Federation, Unlearned
-    from secure_fu.learning import LinearHead, Records
-    from secure_fu.planning import Plan, make_plan
-    from secure_fu.privacy import Unit
-    from secure_fu.training import Recipe
-    from secure_fu.unlearning import (
-        Ascent,
-        Baseline,
-        Certified,
-        Correction,
-        Eraser,
-        Exact,
-        FineTune,
-        Fisher,
-        Heuristic,
-        Negation,
-        Newton,
-        Requirement,
-        Retrain,
-        Rollback,
-        Scratch,
-        Scrub,
-        UnlearningMethod,
-    )
+    from secure_fu.audit import MembershipAudit as MembershipAudit
+    from secure_fu.audit import membership_audit as membership_audit
+    from secure_fu.crypto import CommitteeTerms as CommitteeTerms
+    from secure_fu.deletion import DeletionBatch as DeletionBatch
+    from secure_fu.deletion import DeletionRequest as DeletionRequest
+    from secure_fu.errors import SecureFUError as SecureFUError
+    from secure_fu.federation import Cost as Cost
+    from secure_fu.federation import Federation as Federation
+    from secure_fu.federation import Unlearned as Unlearned
+    from secure_fu.learning import LinearHead as LinearHead
+    from secure_fu.learning import Records as Records
+    from secure_fu.planning import Plan as Plan
+    from secure_fu.planning import make_plan as make_plan
+    from secure_fu.privacy import Unit as Unit
+    from secure_fu.training import Recipe as Recipe
+    from secure_fu.unlearning import Ascent as Ascent
+    from secure_fu.unlearning import Baseline as Baseline
+    from secure_fu.unlearning import Certified as Certified
+    from secure_fu.unlearning import CertifiedModel as CertifiedModel
+    from secure_fu.unlearning import Correction as Correction
+    from secure_fu.unlearning import Eraser as Eraser
+    from secure_fu.unlearning import Exact as Exact
+    from secure_fu.unlearning import FineTune as FineTune
+    from secure_fu.unlearning import Fisher as Fisher
+    from secure_fu.unlearning import Heuristic as Heuristic
+    from secure_fu.unlearning import JointRounds as JointRounds
+    from secure_fu.unlearning import JointTask as JointTask
+    from secure_fu.unlearning import Negation as Negation
+    from secure_fu.unlearning import Newton as Newton
+    from secure_fu.unlearning import Requirement as Requirement
+    from secure_fu.unlearning import Rerun as Rerun
+    from secure_fu.unlearning import Retrain as Retrain
+    from secure_fu.unlearning import Rollback as Rollback
+    from secure_fu.unlearning import Scratch as Scratch
+    from secure_fu.unlearning import Scrub as Scrub
+    from secure_fu.unlearning import TrainingRounds as TrainingRounds
+    from secure_fu.unlearning import UnlearningMethod as UnlearningMethod
 
-__all__ = [
-    "Ascent",
-    "Baseline",
-    "Certified",
-    "CommitteeTerms",
-    "Correction",
-    "Cost",
-    "DeletionBatch",
-    "DeletionRequest",
-    "Eraser",
-    "Exact",
-    "Federation",
-    "FineTune",
-    "Fisher",
-    "Heuristic",
-    "LinearHead",
-    "MembershipAudit",
-    "Negation",
-    "Newton",
-    "Plan",
-    "Recipe",
-    "Records",
-    "Requirement",
-    "Retrain",
-    "Rollback",
-    "Scratch",
-    "Scrub",
-    "SecureFUError",
-    "Unit",
-    "Unlearned",
-    "UnlearningMethod",
-    "make_plan",
-    "membership_audit",
-]
-
-# Names are looked up when they are first used: who needs crypto or privacy alone does not pay for torch.
-_HOMES = {
+# Who needs crypto or privacy alone does not pay for torch.
+_HOMES: Final = {
     "audit": ("MembershipAudit", "membership_audit"),
     "crypto": ("CommitteeTerms",),
     "deletion": ("DeletionBatch", "DeletionRequest"),
@@ -92,30 +67,28 @@ _HOMES = {
         "Ascent",
         "Baseline",
         "Certified",
+        "CertifiedModel",
         "Correction",
         "Eraser",
         "Exact",
         "FineTune",
         "Fisher",
         "Heuristic",
+        "JointRounds",
+        "JointTask",
         "Negation",
         "Newton",
         "Requirement",
+        "Rerun",
         "Retrain",
         "Rollback",
         "Scratch",
         "Scrub",
+        "TrainingRounds",
         "UnlearningMethod",
     ),
 }
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
-
-def __getattr__(name: str) -> object:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"secure_fu.{home}"), name)
-    raise AttributeError(f"module 'secure_fu' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+if not TYPE_CHECKING:  # a type checker has the names from above, and refuses others
+    __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secure_fu.errors import ConfigError
+from secure_fu.scheme_names import KAHE, SCHEMES
 
 __all__ = [
     "DataConfig",
@@ -210,7 +211,7 @@ class ProtocolConfig:
         sum_bits: width of a coordinate of a sum on the rotated grid.
     """
 
-    scheme: str = "kahe"
+    scheme: str = KAHE
     minimum_cohort: int = 9
     colluders: int = 1
     dropout: float = 0.0
@@ -223,9 +224,9 @@ class ProtocolConfig:
     sum_bits: int = 16
 
     def __post_init__(self) -> None:
-        one_of("protocol.scheme", self.scheme, ("kahe", "bfv", "plain"))
+        one_of("protocol.scheme", self.scheme, SCHEMES)
         one_of("protocol.grid", self.grid, ("fine", "rotated"))
-        if self.grid == "rotated" and self.scheme != "kahe":
+        if self.grid == "rotated" and self.scheme != KAHE:
             raise ConfigError("protocol.grid", self.grid, f"fine, with scheme {self.scheme}")
         _at_least("protocol.corrupt", self.corrupt, 0)
         if not 1 <= self.members <= 1024:

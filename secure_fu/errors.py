@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "AlreadyForgotten",
+    "AnsweredLater",
     "ArgumentError",
     "BudgetExceededError",
     "CapacityError",
@@ -153,6 +154,10 @@ class ShareMisfit(ProtocolError):
 
 class PolicyRefusal(ProtocolError):
     """A party refuses because its own pinned policy forbids what it was asked for."""
+
+
+class AnsweredLater(PolicyRefusal):
+    """A party has answered what comes later than what it is asked for now; who asks may have gone back."""
 
 
 class RoundAborted(ProtocolError):

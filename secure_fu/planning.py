@@ -26,7 +26,7 @@ from secure_fu.privacy.discretisation import discretisation_divergence, divergen
 from secure_fu.protocol import GridKind
 from secure_fu.training import Recipe
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "spare_rounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +160,8 @@ def make_plan(
     shares = assured_clients(minimum_cohort, colluders)
     # Renyi divergences add: a training that must leave a part of the budget needs the noise of a longer one. A round
     # that too few clients answered has cost those who answered, so there are some to spare.
-    training = rounds + _spare(rounds)
-    budgeted = max(training + longest + _spare(longest), math.ceil(training / (1.0 - deletion_reserve)))
+    training = rounds + spare_rounds(rounds)
+    budgeted = max(training + longest + spare_rounds(longest), math.ceil(training / (1.0 - deletion_reserve)))
 
     fine = Grid.fine(clip_norm=clip_norm, dimension=dimension, saturation=saturation, unit=unit)
 
@@ -257,5 +257,6 @@ def make_plan(
     )
 
 
-def _spare(rounds: int) -> int:
+def spare_rounds(rounds: int) -> int:
+    """How many further rounds a budget keeps for so many: one that too few clients answered has cost those who did."""
     return math.ceil(rounds / 50)

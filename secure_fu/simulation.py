@@ -96,7 +96,7 @@ class Simulation:
             vanishes=_accidents(config),
             member_vanishes=_member_accidents(config),
             directory=out,
-            keep_history=not {"correction", "eraser"}.isdisjoint(config.unlearning.methods),
+            keep_history=any(method.needs_history for method in self._methods),
             methods=self._methods,
             encryption_processes=encryption_processes(FlatModel(scenario.module).dimension),
             randomness=InsecureDeterministicRandomness(config.seed) if insecure_deterministic else None,
@@ -151,7 +151,7 @@ class Simulation:
 
     def _unlearn(self, method: UnlearningMethod) -> None:
         row = "retrained" if isinstance(method, Retrain) else method.name
-        deletion = self._federation.deletion(self._request)
+        deletion = self._federation.deletion(self._request, adaptive=False)
         try:
             method.check(deletion)
         except MethodRefused as refusal:
@@ -160,7 +160,9 @@ class Simulation:
         rounds = method.rounds(deletion)
         self._progress.phase(method.title.lower(), rounds)
         self._record_point(row, 0, method.start_state(deletion).model)
-        unlearned = self._federation.unlearn(self._request, method, on_round=self._observer(row, rounds))
+        unlearned = self._federation.unlearn(
+            self._request, method, on_round=self._observer(row, rounds), adaptive=False
+        )
         self._results.add_unlearned(row, method.title, unlearned)
         self._keep_model(row, unlearned.state.model)
 

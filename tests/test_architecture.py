@@ -6,6 +6,7 @@ The checks work on source text, so that the tests at the end can show that each 
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,10 @@ MOST_LINES = 450
 # What each package may import of secure_fu, beside itself and the errors. crypto and privacy meet in protocol only.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "file_names": set(),
     "interrupts": set(),
+    "lazy": set(),
+    "scheme_names": set(),
     "discrete_gaussian": set(),
     "crypto": {"discrete_gaussian"},
     "privacy": {"discrete_gaussian", "interrupts"},
@@ -70,8 +74,8 @@ NOT_IN: dict[str, set[str]] = {"torch": {"crypto"}}
 
 FORBIDDEN = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "torch.load"}
 FORBIDDEN_CALLS = {"__import__", "eval", "exec"}  # and import_module, unless of a name that can be read here
-# Which look their names up when they are first used; the last one, the model that an operator names in its own file.
-LAZY = {"secure_fu", "secure_fu.auditor", "secure_fu.deployment.founding.terms"}
+# One looks names up when they are first used, the other the model that an operator names in its own file.
+LAZY = {"secure_fu.lazy", "secure_fu.deployment.founding.terms"}
 # Where noise, keys and secret sampling are made, randomness comes from the operating system or from an explicit stream.
 SECURE_PARTS = {"crypto", "discrete_gaussian", "privacy", "protocol"}
 WEAK_RANDOMNESS = {
@@ -263,7 +267,23 @@ def badly_kept(sources: list[Source]) -> list[str]:
     return found
 
 
+def lazy_and_typed(source: Source) -> tuple[set[str], set[str]]:
+    """Dotted names that a package exports lazily, by its table; and those that a type checker is told of."""
+    table: set[str] = set()
+    typed: set[str] = set()
+    for node in source.tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "_HOMES":
+            assert node.value is not None
+            homes = ast.literal_eval(node.value)
+            table = {f"{source.name}.{home}.{name}" for home, names in homes.items() for name in names}
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            imports = [one for one in node.body if isinstance(one, ast.ImportFrom)]
+            typed = {f"{one.module}.{alias.asname}" for one in imports for alias in one.names}
+    return table, typed
+
+
 SOURCES = read_sources()
+LAZY_PACKAGES = [source for source in SOURCES if source.is_package and "lazily(__name__" in source.text]
 
 
 def test_the_package_is_read() -> None:
@@ -289,6 +309,36 @@ def test_third_party_packages_stay_where_they_belong() -> None:
 def test_a_package_can_be_used_alone(module: str, absent: set[str]) -> None:
     """What is loaded in the end, also by way of other packages."""
     code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not absent & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("source", LAZY_PACKAGES, ids=lambda source: source.name)
+def test_a_lazy_package_exports_what_a_type_checker_is_told_of(source: Source) -> None:
+    table, typed = lazy_and_typed(source)
+    assert table == typed
+    package = importlib.import_module(source.name)
+    assert sorted(name.rpartition(".")[2] for name in table) == package.__all__
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        package.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "absent"),
+    [
+        ("secure_fu", "SecureFUError", {"torch", "numpy"}),
+        ("secure_fu.deployment", "make_keys", {"torch", "flwr"}),
+        ("secure_fu.deployment", "open_queue", {"torch", "flwr"}),
+        ("secure_fu.deployment", "FederationServer", {"flwr"}),
+        ("secure_fu.deployment", "LocalNodes", {"torch", "numpy", "flwr"}),
+        ("secure_fu.flower", "make_node_key", {"torch", "flwr"}),
+    ],
+)
+def test_a_name_does_not_load_what_its_neighbours_need(package: str, name: str, absent: set[str]) -> None:
+    code = f"import sys; from {package} import {name}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not absent & set(done.stdout.split())
 
@@ -428,6 +478,13 @@ def test_a_cycle_of_rooms_is_found() -> None:
     ]
     assert set(cycle(rooms_of(sources, "deletion"))) == {"queue", "service"}
     assert cycle(rooms_of(sources[:2], "deletion")) == []
+
+
+def test_a_name_that_is_in_one_list_alone_is_found() -> None:
+    lines = 'if TYPE_CHECKING:\n    from secure_fu.x.a import B as B\n_HOMES: Final = {"a": ("B", "C")}\n'
+    table, typed = lazy_and_typed(Source("secure_fu.x", GOOD + lines, is_package=True))
+    assert table - typed == {"secure_fu.x.a.C"}
+    assert typed == {"secure_fu.x.a.B"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_the_command_line_loads_nothing_heavy_until_it_has_to() -> None:
     nodes = [node for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom) and node.module]
     own = {node.module for node in nodes if str(node.module).startswith("secure_fu")}
     own = {name for name in own if not str(name).startswith("secure_fu.cli")}
-    assert own == {"secure_fu.config", "secure_fu.config_file", "secure_fu.errors"}
+    assert own == {"secure_fu.config", "secure_fu.config_file", "secure_fu.errors", "secure_fu.file_names"}
 
 
 # Bad input
@@ -251,8 +251,8 @@ def test_a_file_is_read(call: Callable[..., Outcome], runs: FakeRuns, tmp_path: 
 @pytest.mark.parametrize(
     ("error", "code", "first"),
     [
-        (BudgetExceededError("too much"), 1, "secure-fu: BudgetExceededError: too much"),
-        (RoundAborted("too few"), 1, "secure-fu: RoundAborted: too few"),
+        (BudgetExceededError("too much"), 1, "secure-fu: too much"),
+        (RoundAborted("too few"), 1, "secure-fu: too few"),
         (CapacityError("too large"), 2, "secure-fu: too large"),
         (DataError("broken"), 2, "secure-fu: broken"),
         (KeyboardInterrupt(), 130, "secure-fu: interrupted"),
@@ -280,7 +280,7 @@ def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(
 def test_a_run_that_cannot_go_on_ends_with_one_and_says_where(call: Callable[..., Outcome]) -> None:
     found = call("simulate", *SMALL, "--scheme", "plain", "--set", "protocol.dropout=0.95", "--out", "run")
     assert found.code == 1
-    assert "secure-fu: CohortTooSmall: round 2: " in found.err
+    assert "secure-fu: round 2: " in found.err
     assert found.err.splitlines()[-1] == "secure-fu: what was done is in run, marked incomplete"
     assert json.loads(Path("run/result.json").read_text())["complete"] is False
 
@@ -288,7 +288,7 @@ def test_a_run_that_cannot_go_on_ends_with_one_and_says_where(call: Callable[...
 def test_a_committee_that_is_away_ends_a_run_with_one(call: Callable[..., Outcome]) -> None:
     found = call("simulate", *SMALL, "--set", "protocol.member_dropout=0.99", "--out", "run")
     assert found.code == 1
-    assert re.search(r"secure-fu: RoundAborted: round 0: \d members voted; a quorum is 7", found.err)
+    assert re.search(r"secure-fu: round 0: \d members voted; a quorum is 7", found.err)
     assert found.err.splitlines()[-1] == "secure-fu: what was done is in run, marked incomplete"
     assert json.loads(Path("run/result.json").read_text())["complete"] is False
 

@@ -144,7 +144,7 @@ def test_a_certificate_edited_by_one_character_is_refused(call, run):
         edited[place] = ord("x") if edited[place] != ord("x") else ord("y")
         path.write_bytes(bytes(edited))
         found = call("verify", path, "--roster", run / "roster.bin")
-        found.is_refused(1, "CertificateError", path.name)
+        found.is_refused(1, path.name)
         assert any(word in found.err for word in ("edited", "missing", "expected", "do not have", "roster")), found.err
         assert "it must not be relied on" in found.err or path.name in found.err
 
@@ -176,7 +176,7 @@ def test_bad_input_is_told_in_one_line(call, run):
     call("verify", one, *roster, "--chain", one).is_refused(2, "--chain")
     call("verify", one, *roster, "--ledger", one).is_refused(2, "ledger")
     call("verify", one, *roster, "--model-after", one).is_refused(2, "model")
-    call("verify", one, *roster, "--transcript", one).is_refused(1, "TranscriptError")
+    call("verify", one, *roster, "--transcript", one).is_refused(1, "line 1")
     call("verify", one, *roster, "--audit", one).is_refused(1, "no audit was run")
     call("verify", one, *roster, "--deletion-policy", one).is_refused(2, "--deletion-policy", "a deletion policy")
     call("verify", one, *roster, "--deletion-policy", "absent").is_refused(2, "--deletion-policy", "absent")
@@ -227,7 +227,7 @@ def test_copy_and_page_are_written(call, run, tmp_path):
 def test_no_page_of_a_certificate_that_does_not_hold(call, run, tmp_path):
     path = files(run)[1]
     path.write_bytes(path.read_bytes().replace(b'"scrub"', b'"retrain"'))
-    call("certificate", run, "--html", "page.html").is_refused(1, "CertificateError")
+    call("certificate", run, "--html", "page.html").is_refused(1, "is not what", "signed")
     assert not (tmp_path / "page.html").exists()
 
 

@@ -53,6 +53,8 @@ def founded(tmp_path, monkeypatch):
         assert f"{name}.party" in output
     run("roster", "make", *(f"{name}/{name}.party" for name in PARTIES), "--out", "roster.bin")
     output = run("found", HOSPITALS, "--roster", "roster.bin", "--out", "server")
+    assert "the budget holds 12 deletion windows of 20 rounds" in output
+    assert "cover ends" not in output
     return digest_in(output)
 
 
@@ -109,6 +111,36 @@ def test_bad_input_is_named(founded, arguments, error, says):
     with pytest.raises(error) as caught:
         run(*arguments)
     assert says in str(caught.value)
+
+
+def test_cover_that_ends_soon_is_said(founded):
+    terms = HOSPITALS.read_text().replace("deletion_reserve = 0.925", "deletion_reserve = 0.8")
+    Path("covered.toml").write_text(terms.replace("cover = false", "cover = true "))
+    Path("other").mkdir(mode=0o700)
+    (Path("other") / "keys.bin").write_bytes(Path("server/keys.bin").read_bytes())
+    (Path("other") / "keys.bin").chmod(0o600)
+    output = run("found", "covered.toml", "--out", "other")
+    assert "the budget holds 4 deletion windows" in output
+    assert "every 14 days, whoever asks: cover ends" in output
+
+
+def test_a_digest_that_is_not_the_bundles_is_refused_without_saying_which_is(founded):
+    with pytest.raises(ArgumentError, match="ask again, or do not pin it") as caught:
+        run("roster", "pin", "hospital-0", "server/bundle", "--digest", "00" * 32)
+    assert founded.replace(" ", "") not in str(caught.value)
+    assert founded[:9] not in str(caught.value)
+    typed = "\n".join(f"  {row + 1}  {founded[20 * row : 20 * row + 19]}" for row in range(4))
+    assert "Pinned in hospital-0" in run("roster", "pin", "hospital-0", "server/bundle", "--digest", typed)
+
+
+def test_a_backup_says_what_its_heads_show(founded):
+    copied = run("backup", "server", "--out", "copy.tar")
+    assert "not that nothing came after it" in copied
+    assert "restore --seen" in copied
+    with pytest.raises(ArgumentError, match=r"--head is 'HEAD'; expected 64.*secure-fu verify"):
+        run("restore", "copy.tar", "--out", "again", "--head", "HEAD")
+    with pytest.raises(ArgumentError, match=r"--seen is None; expected this, --head or --transcript"):
+        run("restore", "copy.tar", "--out", "again")
 
 
 def test_somebody_elses_keys_do_not_get_into_a_new_roster(founded):

@@ -19,6 +19,7 @@ from secure_fu.crypto import Role, Roster, encode
 from secure_fu.crypto.identity_file import make_identities
 from secure_fu.deletion import DeletionPolicy, DeletionRequest, read_request, sign_request, write_deletion_policy
 from secure_fu.deletion.queue import ServiceLock
+from secure_fu.deployment import open_queue
 from secure_fu.errors import ArgumentError
 
 DAY = 24 * 3600
@@ -124,7 +125,8 @@ def test_sign_hand_in_look(run, place):
     said = json.loads(out)
     assert (code, err) == (0, "")
     assert set(said) == {
-        *("schema", "now", "next_due", "clock_held", "minimum_batch", "states", "requests", "risks", "windows")
+        *("schema", "now", "next_due", "clock_held", "minimum_batch", "states", "requests", "risks", "windows"),
+        "skipped",
     }
     assert (said["states"], said["minimum_batch"]) == ({"accepted": 1}, 2)
     (entry,) = said["requests"]
@@ -168,6 +170,66 @@ def test_a_class_signer_asks_everywhere(run, place):
     assert run("request", place.server, mine["file"])[0] == 0
 
 
+def test_the_only_client_of_a_node_asks_and_of_several_one_has_to_be_named(run, place):
+    make_identities(place.folder / "node.bin", {"elder": Role.CLIENT, "m-1": Role.MEMBER, "m-2": Role.MEMBER})
+    _, _, err = sign(run, place, "--records", "1", who="node")
+    assert "'elder' is not in the roster" in err  # it was found, and is a stranger
+    make_identities(place.folder / "two.bin", {"elder": Role.CLIENT, "elm": Role.CLIENT, "m-1": Role.MEMBER})
+    code, _, err = sign(run, place, "--records", "1", who="two")
+    assert (code, "--as is None; expected one of elder, elm" in err) == (2, True)
+    assert "several clients" in err
+    code, _, err = sign(run, place, "--records", "1", who="hub")
+    assert (code, "--as is None; expected one of the parties" in err) == (2, True)
+
+
+def test_a_deadline_that_the_pinned_policy_refuses_is_refused_before_signing(run, place):
+    code, out, err = sign(run, place, "--records", "1", deadline="2099-12-31")
+    assert (code, out) == (2, "")
+    assert "--deadline is '2099-12-31'; expected 2" in err
+    assert "largest_wait_seconds = 31622400, 366 days" in err
+    assert not list(place.folder.glob("request-*"))
+    Path("roster.bin").write_bytes(place.roster.encode())  # with no policy beside it the server alone can tell
+    assert sign(run, place, "--records", "1", "--roster", "roster.bin", deadline="2099-12-31")[0] == 0
+    Path("deletion.toml").write_text("window_start = 0")
+    code, _, err = sign(run, place, "--records", "1", "--roster", "roster.bin")
+    assert (code, "--roster is '.'; expected one with a deletion policy" in err) == (2, True)
+
+
+def test_the_server_refuses_a_deadline_in_dates(run, place):
+    expired = place.signed(submitted=read_time("x", "2020-01-01"), deadline=read_time("x", "2020-12-31"))
+    _, _, err = run("request", place.server, place.file(expired))
+    assert "its deadline, 2020-12-31T23:59:59Z, has passed; it is 20" in err
+    _, _, err = run("request", place.server, place.file(place.signed(deadline=read_time("x", "2099-12-31"))))
+    assert "its deadline, 2099-12-31T23:59:59Z, is over 31622400 s off" in err
+
+
+def test_the_table_fits_eighty_columns_and_says_what_is_late(run, place, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    soon = int(time.time()) + 3600
+    client, officer = place.identities["alder"], place.identities["officer"]
+    for identity, wanted in (
+        (client, DeletionRequest.some_records("alder", (1,))),
+        (officer, DeletionRequest.whole_class(1, "birch")),
+    ):
+        signed = sign_request(identity, wanted, roster=place.roster, units=1, submitted=soon - 7200, deadline=soon)
+        run("request", place.server, place.file(signed))
+        with open_queue(place.server) as queue:
+            ids = [entry.request_id for entry in queue.entries()]
+            queue.flag([(one, "overdue", "no window meets it") for one in ids], int(time.time()))
+        _, out, _ = run("pending", place.server)
+        lines = out.splitlines()
+        rows = [line for line in lines if "will miss" in line]
+        assert len(rows) == len(ids)
+        assert all(identity.name in line for line in rows[-1:])
+        assert max(map(len, lines[: len(ids) + 2])) <= 80
+        assert f"WILL BE MISSED: {ids[0].hex()[:8]}" in out
+        assert "OVERDUE" not in out
+    monkeypatch.setattr(time, "time", lambda: soon + 10.0)
+    _, out, _ = run("pending", place.server)
+    assert out.count("OVERDUE: ") == 2
+    assert "will miss" not in out
+
+
 def test_history_of_one(run, place):
     signed = place.signed()
     run("request", place.server, place.file(signed))
@@ -190,19 +252,20 @@ def test_a_pipe_gets_no_colours_and_a_long_list_is_cut(run, place):
 
 BAD_SIGNING = [
     ((), "one of --client, --records, --person, --class"),
-    (("--client", "--class", "1"), "2 of the options"),
+    (("--client", "--class", "1"), "--class is 'beside --client'; expected one of --client, --records"),
     (("--client",), "--units is None"),
-    (("--class", "-1", "--units", "1"), "--label is -1"),
+    (("--class", "-1", "--units", "1"), "--class is -1"),
     (("--records", "1,x"), "--records is 'x'"),
     (("--records", "7-3"), "--records is '7-3'"),
     (("--records", "0-9999999"), "10000000 positions and more'; expected at most 1000000"),
-    (("--records", "1,1"), "no repeats"),
+    (("--records", "1,1"), "secure-fu: --records is '2 values, 1 of them distinct'; expected no repeats"),
+    (("--records", "a"), "secure-fu: --records is 'a'"),
     (("--records", "@nowhere"), "No such file"),
     (("--records", "1", "--at", "elm"), "--at is 'elm'; expected a client of the roster"),
     (("--records", "1", "--at", "everywhere"), "a client, for --client and --records"),
     (("--records", "1", "--as", "birch"), "--as is 'birch'; expected one of the parties"),
     (("--records", "1", "--deadline", "soon"), "--deadline is 'soon'"),
-    (("--records", "1", "--deadline", "2020-01-01"), "later than when the request is made"),
+    (("--records", "1", "--deadline", "2020-01-01"), "--deadline is '2020-01-01'; expected later than now, 2"),
     (("--records", "1", "--deadline", "2026-12-31T10:00"), "a time with its zone"),
     (("--records", "1", "--out", "nowhere/x"), "No such file"),
     (("--records", "1", "--out", "alder.bin"), "a new file"),
@@ -275,13 +338,22 @@ def test_wrong_directories(run, place, command):
 
 
 def test_a_queue_that_is_missing_or_no_queue(run, place):
-    code, _, err = run("pending", place.server)
+    """A server that nobody has asked yet has an empty queue; one whose windows were begun has lost its own."""
+    code, out, _ = run("pending", place.server, "--json")
+    said = json.loads(out)
+    assert (code, said["requests"], said["states"], said["windows"], said["skipped"]) == (0, [], {}, [], None)
+    assert said["next_due"]
+    code, out, _ = run("pending", place.server)
+    assert (code, "Queue: no requests" in out) == (0, True)
+    code, _, err = run("pending", place.server, "--request", "abcd")
     assert (code, "the first request makes it" in err) == (2, True)
+    assert not (place.server / "deletion" / "queue.sqlite").exists(), "looking makes nothing"
     file = place.file(place.signed())
     (place.server / "deletion" / "certificates").mkdir(parents=True)
     (place.server / "deletion" / "certificates" / "one").touch()
-    code, _, err = run("request", place.server, file)
-    assert (code, "restore it from a backup" in err) == (2, True)
+    for command in (("request", place.server, file), ("pending", place.server), ("pending", place.server, "--json")):
+        code, _, err = run(*command)
+        assert (code, "restore it from a backup" in err) == (2, True)
     (place.server / "deletion" / "queue.sqlite").write_bytes(b"no queue" * 1000)
     for command in (("pending", place.server), ("request", place.server, file)):
         code, _, err = run(*command)

@@ -82,7 +82,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[scheme] = tmp_path_factory.mktemp(scheme)
         federation = Federation(mlp(4, (), 2, 0), silos, plan=plan, scheme_name=scheme, directory=found[scheme])
         federation.train()
-        federation.unlearn(DeletionRequest.whole_client("client-3"), Retrain())
+        federation.unlearn(DeletionRequest.whole_client("client-3"), Retrain(), adaptive=False)
         federation.close()
     return found
 
@@ -211,11 +211,11 @@ def test_a_touched_transcript_is_told_in_one_line(call: Callable[..., Outcome], 
     path = run_dir / "transcript.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], lines[1].replace('"minimum_cohort": 3', '"minimum_cohort": 4'), *lines[2:]]))
-    call("verify", "run").is_refused(1, "TranscriptError", "transcript.jsonl, line 2: ")
+    call("verify", "run").is_refused(1, "transcript.jsonl, line 2: ")
     path.write_text("".join([lines[0], *lines[2:]]))
-    call("verify", "run").is_refused(1, "TranscriptError", "follow")
+    call("verify", "run").is_refused(1, "follow")
     path.write_bytes(b"\xff\xfe\n")
-    call("verify", "run").is_refused(1, "TranscriptError", "transcript.jsonl")
+    call("verify", "run").is_refused(1, "transcript.jsonl")
 
 
 def test_another_federations_roster_is_told(call: Callable[..., Outcome], run_dir: Path, made: dict[str, Path]) -> None:
@@ -237,7 +237,7 @@ def test_a_ledger_that_does_not_know_a_release_is_told(call: Callable[..., Outco
         epsilon=8.0, delta=1e-5, order=4.0, deletion_reserve=0.5, unit=read_policy(run_dir / "policy.toml").unit
     )
     PrivacyLedger.create(run_dir / "ledger.sqlite", budget=budget).close()
-    call("verify", "run").is_refused(1, "TranscriptError", "round 0 of branch 'original'", "the ledger does not say so")
+    call("verify", "run").is_refused(1, "round 0 of branch 'original'", "the ledger does not say so")
 
 
 # Bad input

@@ -45,7 +45,7 @@ def test_what_a_kill_has_left_of_the_wiping_is_wiped_when_the_federation_is_open
         knew = {digest for silo in federated._silos.values() for digest in silo.history.digests}
         with monkeypatch.context() as killed:
             if cut:
-                killed.setattr(LocalFleet, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+                killed.setattr(LocalFleet, "wipe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
                 with pytest.raises(KeyboardInterrupt):
                     federated.delete(REQUEST, Retrain(), adaptive=False)
             else:

@@ -84,8 +84,8 @@ def test_the_whole_story(unit, scheme_name):
         assert federated.ledger.rounds("original") == (0, 1)
         for method in METHODS[unit]:
             rounds = []
-            unlearned = federated.unlearn(REQUESTS[unit], method, on_round=rounds.append)
-            expected = method.rounds(federated.deletion(REQUESTS[unit]))
+            unlearned = federated.unlearn(REQUESTS[unit], method, on_round=rounds.append, adaptive=False)
+            expected = method.rounds(federated.deletion(REQUESTS[unit], adaptive=False))
             assert unlearned.method == method.name
             assert unlearned.state is rounds[-1]
             assert len(rounds) == len(unlearned.traffic) == expected
@@ -119,7 +119,7 @@ def test_epsilon_of_forgotten_and_retained_units_by_phase(unit):
             (Correction(length=2), 2, 2),
             (Scrub(length=1, forgotten_factor=1.0), 1, 1),
         ):
-            found = entries(federated.unlearn(REQUESTS[unit], method))
+            found = entries(federated.unlearn(REQUESTS[unit], method, adaptive=False))
             assert found == {
                 (Subject.FORGOTTEN, Phase.TRAINING): paid(2),
                 (Subject.FORGOTTEN, Phase.UNLEARNING): paid(forgotten),
@@ -137,7 +137,7 @@ def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_bac
         federated.train()
         assert [traffic.uploads for traffic in federated.training_traffic] == [4, 4, 5, 5]
         request = DeletionRequest.whole_client("silo-4")
-        unlearned = federated.unlearn(request, Rollback())
+        unlearned = federated.unlearn(request, Rollback(), adaptive=False)
         event = event_of(federated, 0.5)
         found = entries(unlearned)
         assert found[Subject.FORGOTTEN, Phase.TRAINING] == pytest.approx(renyi_epsilon({event: 2}, delta=1e-5))
@@ -145,9 +145,9 @@ def test_a_late_joiner_pays_for_the_rounds_since_it_joined_and_rollback_goes_bac
         assert unlearned.guarantee.kind == "exact"
         assert len(unlearned.traffic) == 2
         assert unlearned.state.rounds == 4
-        start = Rollback().start_state(federated.deletion(request))
+        start = Rollback().start_state(federated.deletion(request, adaptive=False))
         assert (start.rounds, start.model.digest) == (2, digests_of_checkpoints(federated)[2])
-        certified = federated.unlearn(DeletionRequest.some_records("silo-4", (0,)), late)
+        certified = federated.unlearn(DeletionRequest.some_records("silo-4", (0,)), late, adaptive=False)
         assert certified.guarantee.kind == "certified"
         assert certified.guarantee.epsilon == pytest.approx(found[Subject.FORGOTTEN, Phase.TRAINING])
 
@@ -166,7 +166,7 @@ def test_rollback_goes_back_before_the_client_took_part_also_when_rounds_were_as
         assert federated.ledger.rounds("original") == (2, 3, 4, 5)
         request = DeletionRequest.whole_client("silo-4")
         took_part = ["silo-4" in federated.ledger.participants("original", number) for number in (2, 3, 4, 5)]
-        assert Rollback().checkpoint(federated.deletion(request)) == took_part.index(True)
+        assert Rollback().checkpoint(federated.deletion(request, adaptive=False)) == took_part.index(True)
 
 
 def test_rollback_goes_back_before_the_client_took_part_also_when_a_round_was_spent_without_release(monkeypatch):
@@ -187,8 +187,8 @@ def test_rollback_goes_back_before_the_client_took_part_also_when_a_round_was_sp
         federated.train()
         request = DeletionRequest.whole_client("silo-4")
         assert "silo-4" in federated.ledger.participants("original", 1)
-        assert Rollback().checkpoint(federated.deletion(request)) == 0
-        assert federated.deletion(request).unit_epsilon(1) > 0.0
+        assert Rollback().checkpoint(federated.deletion(request, adaptive=False)) == 0
+        assert federated.deletion(request, adaptive=False).unit_epsilon(1) > 0.0
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_part_of_a_unit_cannot_be_forgotten(unit, request_):
     with federation(unit) as federated:
         federated.train()
         with pytest.raises(ArgumentError, match=f"whole units.*{unit.value}"):
-            federated.unlearn(request_, Retrain())
+            federated.unlearn(request_, Retrain(), adaptive=False)
         assert list(federated.ledger.branches) == ["original"]
 
 
@@ -230,7 +230,7 @@ def test_rounds_of_ones_own_count_when_a_checkpoint_is_judged():
             recipe.request(purpose="train", phase=Phase.TRAINING, model=federated.state.model, forgotten_rate=0.5)
         )
         federated.train()
-        deletion = federated.deletion(DeletionRequest.whole_client("silo-4"))
+        deletion = federated.deletion(DeletionRequest.whole_client("silo-4"), adaptive=False)
         assert deletion.joined_at == 0
         assert Rollback().checkpoint(deletion) == 0
 
@@ -238,7 +238,7 @@ def test_rounds_of_ones_own_count_when_a_checkpoint_is_judged():
 def test_the_same_method_twice_is_two_branches_with_noise_of_their_own():
     with federation() as federated:
         federated.train()
-        first, second, third = (federated.unlearn(REQUESTS[Unit.RECORD], Retrain()) for _ in range(3))
+        first, second, third = (federated.unlearn(REQUESTS[Unit.RECORD], Retrain(), adaptive=False) for _ in range(3))
         assert list(federated.ledger.branches)[1:] == ["unlearn/retrain", "unlearn/retrain#2", "unlearn/retrain#3"]
         models = {unlearned.state.model.digest for unlearned in (first, second, third)}
         assert len(models) == 3
@@ -248,7 +248,7 @@ def test_the_same_method_twice_is_two_branches_with_noise_of_their_own():
 def test_unlearning_waits_for_the_first_round_and_training_goes_on_after_an_interrupt():
     with federation() as federated:
         with pytest.raises(ProtocolError, match="no training round is done"):
-            federated.unlearn(REQUESTS[Unit.RECORD], Retrain())
+            federated.unlearn(REQUESTS[Unit.RECORD], Retrain(), adaptive=False)
         stop = []
 
         def interrupt(state):
@@ -259,12 +259,12 @@ def test_unlearning_waits_for_the_first_round_and_training_goes_on_after_an_inte
         with pytest.raises(KeyboardInterrupt):
             federated.train(on_round=interrupt)
         # Half-way through, a retraining takes as many rounds as training had by then.
-        assert len(federated.unlearn(REQUESTS[Unit.RECORD], Retrain()).traffic) == 1
+        assert len(federated.unlearn(REQUESTS[Unit.RECORD], Retrain(), adaptive=False).traffic) == 1
         assert federated.train().rounds == 2
         assert digests_of_checkpoints(federated)[1] == stop[0].model.digest
         assert federated.train() is federated.state, "nothing is left to train"
         assert federated.ledger.rounds("original") == (0, 1)
-        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1), adaptive=False)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_request_that_fits_nothing_starts_no_branch(request_, named):
     with federation(rounds=1) as federated:
         federated.train()
         with pytest.raises(ArgumentError, match=named):
-            federated.unlearn(request_, Retrain())
+            federated.unlearn(request_, Retrain(), adaptive=False)
         assert list(federated.ledger.branches) == ["original"]
 
 
@@ -290,7 +290,7 @@ def test_a_group_request_needs_a_group_column():
     with federation(clients=plain, rounds=1) as federated:
         federated.train()
         with pytest.raises(ArgumentError, match="group column"):
-            federated.unlearn(REQUESTS[Unit.GROUP], Retrain())
+            federated.unlearn(REQUESTS[Unit.GROUP], Retrain(), adaptive=False)
 
 
 class Sizes:
@@ -317,7 +317,7 @@ def test_every_upload_has_the_same_length_whoever_unlearns(monkeypatch, method, 
     sizes = Sizes(monkeypatch)
     with federation(scheme_name=scheme_name) as federated:
         federated.train()
-        federated.unlearn(DeletionRequest.whole_client("silo-1"), method)
+        federated.unlearn(DeletionRequest.whole_client("silo-1"), method, adaptive=False)
     assert len(sizes.of("silo-1")) == len(sizes.of("silo-0")) == 2 + 2, "who leaves uploads every time"
     assert len({size for _, size, _ in sizes.uploads}) == 1
     assert len({parts for _, _, parts in sizes.uploads}) == 1
@@ -328,7 +328,7 @@ def test_who_vanishes_is_not_in_the_sum_and_not_charged():
     with federation(vanishes=lambda number, name: (number, name) in absent) as federated:
         federated.train()
         assert federated.ledger.participants("original", 0) == ("silo-0", "silo-1", "silo-3")
-        unlearned = federated.unlearn(DeletionRequest.whole_client("silo-2"), FineTune(length=1))
+        unlearned = federated.unlearn(DeletionRequest.whole_client("silo-2"), FineTune(length=1), adaptive=False)
         assert entries(unlearned)[Subject.FORGOTTEN, Phase.BOTH] == 0.0
 
 
@@ -418,7 +418,7 @@ def test_records_that_the_module_cannot_take_are_refused_before_anything_travels
 def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):
     with federation(directory=tmp_path) as federated:
         federated.train()
-        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1), adaptive=False)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("ledger.sqlite", "key_holder.sqlite", "transcript.jsonl", "roster.bin", "policy.toml", "clients"),
         "checkpoints",
@@ -441,7 +441,7 @@ def test_every_branch_follows_the_original_in_the_transcript(tmp_path):
     with federation(directory=tmp_path) as federated:
         federated.train()
         for _ in range(2):
-            federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+            federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1), adaptive=False)
     lines = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
     assert [line["previous"] for line in lines[2:]] == [lines[1]["hash"]] * 2
 

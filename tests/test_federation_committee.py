@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -171,8 +173,8 @@ RECORDS = {"kahe": "committee.sqlite", "bfv": "key_holder.sqlite", "plain": "key
 def test_whoever_has_roster_and_policy_can_check_a_finished_run(tmp_path, scheme_name):
     with federation(scheme_name=scheme_name, directory=tmp_path) as federated:
         federated.train()
-        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
-        federated.unlearn(REQUESTS[Unit.RECORD], Correction(length=2))
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1), adaptive=False)
+        federated.unlearn(REQUESTS[Unit.RECORD], Correction(length=2), adaptive=False)
         policy, roster = federated.policy, federated.roster
     assert {
         str(path.relative_to(tmp_path))
@@ -261,7 +263,7 @@ def test_each_branch_goes_on_from_what_clients_remembered_of_training(tmp_path):
     with federation(scheme_name="kahe", directory=tmp_path) as federated:
         federated.train()
         for method in (FineTune(length=1), Retrain(), Retrain()):
-            federated.unlearn(REQUESTS[Unit.RECORD], method)
+            federated.unlearn(REQUESTS[Unit.RECORD], method, adaptive=False)
     answered = {path.stem: rounds_answered(path) for path in (tmp_path / "clients").iterdir()}
     assert answered == {
         "original": dict.fromkeys(silos(), 2),
@@ -283,7 +285,7 @@ def test_a_client_that_was_away_has_not_paid(tmp_path):
 def test_what_clients_have_written_down_stays_within_their_budget(tmp_path, unit):
     with federation(unit, scheme_name="kahe", rounds=4, directory=tmp_path) as federated:
         federated.train()
-        federated.unlearn(REQUESTS[unit], Retrain())
+        federated.unlearn(REQUESTS[unit], Retrain(), adaptive=False)
         budget = federated.budget
     for branch, rounds in (("original", 4), ("unlearn-retrain", 8)):
         for events in charged(tmp_path / "clients" / f"{branch}.sqlite").values():
@@ -330,15 +332,12 @@ class KnownVectors:
         return self._vector
 
 
+@dataclass(frozen=True)
 class Ask(UnlearningMethod):
-    """One round over vectors that the test knows."""
+    """What the method says beforehand."""
 
-    name = "ask"
-    title = "Ask"
-
-    def __init__(self, vectors):
-        self._vectors = vectors
-        self.released = None
+    name: ClassVar[str] = "ask"
+    title: ClassVar[str] = "Ask"
 
     def plan(self, deletion):
         return (PlannedRounds.of(deletion, 1, forgotten_rate=1.0),)
@@ -349,15 +348,23 @@ class Ask(UnlearningMethod):
     def guarantee(self, deletion):
         return Heuristic("none")
 
-    def client_tasks(self, silo):
-        return {self.purpose: KnownVectors(self._vectors[silo.name])}
 
-    def run(self, sums, deletion, on_round=None):
-        request = deletion.recipe.request(
-            purpose=self.purpose, phase=Phase.UNLEARNING, model=deletion.original.model, forgotten_rate=1.0
-        )
-        self.released = sums.secure_sum(request)
-        return Outcome(state=deletion.original, guarantee=self.guarantee(deletion))
+def asking(vectors, released):
+    """A method of one round over vectors that the test knows; what was released is added to a list."""
+
+    @dataclass(frozen=True)
+    class Told(Ask):
+        def client_tasks(self, silo):
+            return {self.purpose: KnownVectors(vectors[silo.name])}
+
+        def run(self, sums, deletion, on_round=None):
+            request = deletion.recipe.request(
+                purpose=self.purpose, phase=Phase.UNLEARNING, model=deletion.original.model, forgotten_rate=1.0
+            )
+            released.append(sums.secure_sum(request))
+            return Outcome(state=deletion.original, guarantee=self.guarantee(deletion))
+
+    return Told()
 
 
 @pytest.mark.parametrize("sum_bits", [16, 20])
@@ -368,7 +375,8 @@ def test_on_the_rotated_grid_the_release_is_the_sum_plus_the_noise_that_is_accou
     size = sum(parameter.numel() for parameter in module.parameters())
     vectors = {name: draw.normal(size=size) for name in silos()}
     vectors = {name: vector / np.linalg.norm(vector) for name, vector in vectors.items()}
-    ask = Ask(vectors)
+    released = []
+    ask = asking(vectors, released)
     with federation(
         Unit.CLIENT,
         plan=plan,
@@ -379,9 +387,9 @@ def test_on_the_rotated_grid_the_release_is_the_sum_plus_the_noise_that_is_accou
     ) as federated:
         federated.train()
         assert {entry.digit_bits for entry in federated.training_traffic} == {sum_bits}
-        federated.unlearn(REQUESTS[Unit.CLIENT], ask)
+        federated.unlearn(REQUESTS[Unit.CLIENT], ask, adaptive=False)
         (event,) = {charge for event in federated.ledger.events() for charge in event.charges.values() if charge}
-    apart = ask.released.values - sum(vectors.values())
+    apart = released[0].values - sum(vectors.values())
     # Four uploads, of which two clients' noise is counted on: twice the variance. Rounding adds a little.
     assured = plan.recipe.noise_multiplier**2 * plan.recipe.clip_norm**2
     assert event.dimension == size

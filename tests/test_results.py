@@ -80,7 +80,7 @@ def test_a_row_that_is_under_way_is_left_out(stage: Stage) -> None:
 
 def test_rows_carry_what_they_were_given(stage: Stage) -> None:
     stage.add_original()
-    retrained = stage.federation.unlearn(stage.scenario.request, Retrain())
+    retrained = stage.federation.unlearn(stage.scenario.request, Retrain(), adaptive=False)
     stage.builder.add_point("retrained", 0, 0.5, None)
     stage.builder.add_unlearned("retrained", "Retrained", retrained)
     result = stage.result()
@@ -99,7 +99,9 @@ def test_rows_carry_what_they_were_given(stage: Stage) -> None:
 def test_a_certificate_is_stated_when_it_has_a_number(stage: Stage, epsilon: float | None, stated: bool) -> None:
     stage.add_original()
     certified = Certified(epsilon=epsilon, delta=1e-5, group_size=2, reason="because", assumptions=("none",))
-    unlearned = replace(stage.federation.unlearn(stage.scenario.request, Scratch(length=1)), guarantee=certified)
+    unlearned = replace(
+        stage.federation.unlearn(stage.scenario.request, Scratch(length=1), adaptive=False), guarantee=certified
+    )
     stage.builder.add_point("rollback", 0, 0.5, None)
     stage.builder.add_unlearned("rollback", "Rollback", unlearned)
     row = stage.result(complete=False)["rows"][1]

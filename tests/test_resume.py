@@ -143,7 +143,7 @@ def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained")
     with made(directory) as federated:
         federated.train()
-        outcome = federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2))
+        outcome = federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2), adaptive=False)
         state = federated.state
     return directory, state, outcome.state
 
@@ -176,7 +176,7 @@ def test_a_closed_federation_is_opened_and_goes_on(trained, directory):
         assert federated.executed[0].guarantee == executed.guarantee
         with pytest.raises(AlreadyForgotten):
             federated.delete(REQUESTS[Unit.RECORD], Rollback(), adaptive=True)
-        federated.unlearn(REQUESTS[Unit.CLIENT], FineTune(length=1))
+        federated.unlearn(REQUESTS[Unit.CLIENT], FineTune(length=1), adaptive=False)
         branches = verify_transcript(directory / "transcript.jsonl", roster=federated.roster, policy=federated.policy)
         assert [branch.name for branch in branches] == [
             *("original", "unlearn/finetune", "unlearn/rollback", "unlearn/finetune#2")
@@ -190,14 +190,14 @@ def test_forgotten_records_need_not_be_brought_again(directory):
     gone = clients["silo-1"]
     clients["silo-1"] = Records(gone.features * 0, gone.labels * 0, gone.groups)
     with opened(directory, clients=clients) as federated:
-        federated.unlearn(DeletionRequest.some_records("silo-2", (1,)), Retrain())
+        federated.unlearn(DeletionRequest.some_records("silo-2", (1,)), Retrain(), adaptive=False)
 
 
 def test_the_same_again_is_given_again_and_something_else_is_not(trained, directory):
     _, _, outcome = trained
     with opened(directory) as federated:
         rounds = len(list(federated.ledger.events()))
-        again = federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2))
+        again = federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2), adaptive=False)
         assert again.state.model.encode() == outcome.model.encode()
         assert len(list(federated.ledger.events())) == rounds
         # Asked a second time it is another counterfactual, as ever; and so is any other request or setting.
@@ -207,7 +207,7 @@ def test_the_same_again_is_given_again_and_something_else_is_not(trained, direct
             (REQUESTS[Unit.RECORD], FineTune(length=1)),
         ):
             before = set(federated.ledger.branches)
-            federated.unlearn(request, method)
+            federated.unlearn(request, method, adaptive=False)
             assert len(set(federated.ledger.branches) - before) == 1
 
 
@@ -218,13 +218,13 @@ def test_a_method_that_asks_otherwise_than_before_is_refused(directory, monkeypa
     def other(self, sums, deletion, on_round):
         class Louder:
             def secure_sum(self, request):
-                return sums.secure_sum(replace(request, noise_multiplier=9.0))
+                return sums.secure_sum(replace(request, settings={"louder": True}))
 
         return run(self, Louder(), deletion, on_round)
 
     monkeypatch.setattr(FineTune, "run", other)
-    with opened(directory) as federated, pytest.raises(ProtocolError, match=r"noise_multiplier is 9\.0, was"):
-        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2))
+    with opened(directory) as federated, pytest.raises(ProtocolError, match=r"settings is .*louder.*, was"):
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=2), adaptive=False)
 
 
 def flip(path, at=-1):
@@ -284,13 +284,13 @@ def test_a_torn_history_costs_the_methods_that_need_it_and_no_other(directory, c
         charged = len(list(federated.ledger.events()))
         for method in (Correction(length=1), Eraser(length=1)):
             with pytest.raises(HistoryError, match=f"'{client}' has lost its history.*round-00000000"):
-                federated.unlearn(request, method)
+                federated.unlearn(request, method, adaptive=False)
         assert len(list(federated.ledger.events())) == charged, "refused before any round"
-        federated.unlearn(request, Scrub(length=1))
+        federated.unlearn(request, Scrub(length=1), adaptive=False)
         federated.delete(request, Rollback(), adaptive=True)
     assert [path.name for path in folder.iterdir()] == ["lost"]
     with opened(directory) as federated, pytest.raises(HistoryError, match="for good"):
-        federated.unlearn(DeletionRequest.some_records("silo-3", (1,)), Correction(length=1))
+        federated.unlearn(DeletionRequest.some_records("silo-3", (1,)), Correction(length=1), adaptive=False)
 
 
 def test_what_was_fixed_beforehand_cannot_be_changed(directory):
@@ -303,7 +303,7 @@ def test_what_was_fixed_beforehand_cannot_be_changed(directory):
         ({"clients": {**clients, "silo-9": clients["silo-1"]}}, "clients is .*silo-9"),
         ({"scheme_name": "plain"}, "scheme_name is 'plain'; expected 'kahe'"),
         ({"joins": {"silo-1": 1}}, r"facts\.joins is"),
-        ({"methods": [FineTune(length=7)]}, r"facts\.methods is"),
+        ({"methods": [FineTune(length=7)]}, r"methods is .*\"length\":7.*; expected methods that were declared"),
         ({"committee": type(SMALL)(members=5, threshold=3, quorum=4, corrupt=1)}, "committee is"),
         ({"module": mlp(5, (), 3, 1)}, r"facts\.start is"),
         ({"randomness": InsecureDeterministicRandomness(0)}, "repeat the noise of earlier rounds"),
@@ -342,7 +342,7 @@ def test_no_second_federation_is_made_where_setting_up_was_interrupted(tmp_path,
 def test_without_being_asked_to_nothing_writes_keys_or_sums(tmp_path):
     with made(tmp_path, resumable=False) as federated:
         federated.train()
-        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1))
+        federated.unlearn(REQUESTS[Unit.RECORD], FineTune(length=1), adaptive=False)
         federated.delete(REQUESTS[Unit.RECORD], Rollback(), adaptive=True)
     names = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*") if path.is_file()}
     assert not names & {"identities.bin", "releases", "federation.json", "main_line.json"}

@@ -113,7 +113,7 @@ def test_who_is_forgotten_later_has_paid_for_earlier_deletions_as_one_who_stays(
         federated.train(rounds=4)
         federated.delete(FIRST, Rollback(), adaptive=False)
         federated.train(rounds=1)
-        found = federated.unlearn(SECOND, Scrub(length=2, forgotten_factor=1.0))
+        found = federated.unlearn(SECOND, Scrub(length=2, forgotten_factor=1.0), adaptive=False)
         counts = federated.ledger.event_counts("unlearn/rollback", "silo-1", Subject.RETAINED, Phase.BOTH)
         (event,) = counts
         assert counts[event] == 4 + 2 + 1, "training, the re-run, training"
@@ -131,7 +131,7 @@ def test_a_certificate_counts_the_rounds_that_are_in_the_state_and_no_others():
     with started(methods=[method]) as federated:
         federated.train(rounds=4)
         federated.delete(FIRST, Rollback(), adaptive=False)  # back to round 2
-        deletion = federated.deletion(SECOND)
+        deletion = federated.deletion(SECOND, adaptive=False)
         counts = federated.ledger.event_counts("original", "silo-1", Subject.RETAINED, Phase.TRAINING)
         (event,) = counts
         # Round 4 is made of rounds 0 and 1 and of the two of the re-run; what was released are six.
@@ -146,7 +146,7 @@ def test_adaptive_requests_weaken_what_was_proved():
         assert isinstance(federated.cost(FIRST, Rollback(), adaptive=False).guarantee, Exact)
         found = federated.cost(FIRST, Rollback(), adaptive=True).guarantee
         assert isinstance(found, Certified)
-        assert found.epsilon == federated.deletion(FIRST).last_epsilon > 0.0
+        assert found.epsilon == federated.deletion(FIRST, adaptive=False).last_epsilon > 0.0
         first = federated.delete(FIRST, Rollback(), adaptive=False)
         assert federated.executed[0].guarantee == first.guarantee
         federated.delete(DeletionRequest.some_records("silo-0", (1,)), FineTune(length=1), adaptive=False)
@@ -166,7 +166,7 @@ def test_what_came_of_an_adaptive_request_weakens_later_claims_as_well():
         federated.delete(FIRST, FineTune(length=1), adaptive=True)
         found = federated.cost(SECOND, Retrain(), adaptive=False).guarantee
         assert isinstance(found, Certified)
-        assert found.epsilon == federated.deletion(SECOND).last_epsilon
+        assert found.epsilon == federated.deletion(SECOND, adaptive=False).last_epsilon
 
 
 def test_settings_chosen_late_weaken_what_was_proved_before():
@@ -184,7 +184,7 @@ def test_a_state_with_more_releases_takes_the_place_of_the_checkpoint_of_its_rou
         federated.train(rounds=4)
         federated.delete(DeletionRequest.whole_client("silo-4"), Scrub(length=2), adaptive=False)
         before = federated.state
-        deletion = federated.deletion(DeletionRequest.whole_client("silo-3"))
+        deletion = federated.deletion(DeletionRequest.whole_client("silo-3"), adaptive=False)
         assert deletion.last_epsilon > 0.0, "it was in the rounds of the scrub"
         assert deletion.joined_at < 4
         found = federated.delete(DeletionRequest.whole_client("silo-3"), Rollback(), adaptive=False)
@@ -195,9 +195,9 @@ def test_a_state_with_more_releases_takes_the_place_of_the_checkpoint_of_its_rou
 def test_what_was_tried_out_counts_for_requests_that_may_have_seen_it():
     with started() as federated:
         federated.train(rounds=4)
-        before = federated.deletion(SECOND).last_epsilon
-        federated.unlearn(SECOND, Scrub(length=2))
-        assert federated.deletion(SECOND).last_epsilon > before
+        before = federated.deletion(SECOND, adaptive=False).last_epsilon
+        federated.unlearn(SECOND, Scrub(length=2), adaptive=False)
+        assert federated.deletion(SECOND, adaptive=False).last_epsilon > before
 
 
 def test_a_client_that_no_round_has_touched_is_forgotten_exactly_whoever_chose():
@@ -219,7 +219,7 @@ def test_settings_that_were_not_declared_before_training_certify_no_more_than_th
         weak, strong = (each.cost(request, late, adaptive=False).guarantee for each in (federated, declared))
         assert isinstance(weak, Certified)
         assert isinstance(strong, Certified)
-        assert weak.epsilon == federated.deletion(request).last_epsilon
+        assert weak.epsilon == federated.deletion(request, adaptive=False).last_epsilon
         assert strong.epsilon < weak.epsilon
         assert "settings" in weak.reason
 
@@ -239,7 +239,7 @@ def test_a_guarantee_that_cannot_be_given_is_refused_with_those_that_can(method,
         with pytest.raises(GuaranteeError, match="no registered method can, here"):
             federated.delete(FIRST, method, require=Requirement(kind=Exact), adaptive=True)
         assert list(federated.ledger.branches) == ["original"], "nothing was asked of anybody"
-        assert isinstance(federated.unlearn(FIRST, Retrain(), require=requirement).guarantee, Exact)
+        assert isinstance(federated.unlearn(FIRST, Retrain(), require=requirement, adaptive=False).guarantee, Exact)
 
 
 @pytest.mark.parametrize(
@@ -268,14 +268,14 @@ def test_a_checkpoint_that_is_missing_or_corrupt_is_named_and_nothing_is_asked(t
         content = path.read_bytes()
         path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
         with pytest.raises(CheckpointError, match=path.name):
-            federated.unlearn(FIRST, Rollback())
+            federated.unlearn(FIRST, Rollback(), adaptive=False)
         path.unlink()
         with pytest.raises(CheckpointError, match=path.name):
             federated.delete(FIRST, Rollback(), adaptive=True)
         assert federated.ledger.rounds("original") == (0, 1, 2, 3)
         spent = [event for event in federated.ledger.events() if event.branch != "original"]
         assert spent == []
-        assert isinstance(federated.unlearn(FIRST, Retrain()).guarantee, Exact)
+        assert isinstance(federated.unlearn(FIRST, Retrain(), adaptive=False).guarantee, Exact)
 
 
 def test_checkpoints_have_bounded_disk_and_rollback_takes_the_grid_there_is():

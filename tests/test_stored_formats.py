@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 import struct
 import subprocess
@@ -17,11 +18,13 @@ from small_federations import REQUESTS, federation, silos
 
 from secure_fu.errors import LedgerError, RecordError
 from secure_fu.federation import Federation
+from secure_fu.federation.founding import declared_methods, read_founding
 from secure_fu.federation.main_line_file import read_standing
 from secure_fu.federation.stored_formats import FORMATS, NewerFormat, stored, upgrade
 from secure_fu.learning import mlp
 from secure_fu.privacy import PrivacyLedger, Unit
-from secure_fu.unlearning import Exact, Retrain
+from secure_fu.unlearning import METHODS, Exact, Newton, Retrain, Scrub, methods_text
+from secure_fu.unlearning.newton import HessianForm
 
 # Made by the last commit that wrote main-line/1, with tests/small_federations.py of then: three rounds of training,
 # then records 0, 3 and 7 of silo-1 deleted by rollback; killed when the deletion was written down and nobody had wiped.
@@ -65,8 +68,7 @@ def test_the_former_main_line_is_upgraded_and_the_federation_goes_on(former):
     assert before["format"] == "secure-fu/main-line/1"
     with PrivacyLedger.open(former / "ledger.sqlite") as ledger:
         spent = ledger.epsilon_entries("unlearn/rollback", retained=["silo-0"])
-    (changed,) = upgrade(former)
-    assert (changed.path.name, changed.version) == ("main_line.json", 1)
+    assert [(one.path.name, one.version) for one in upgrade(former)] == [("main_line.json", 1), ("federation.json", 1)]
     after = json.loads((former / "main_line.json").read_bytes())
     assert after["format"] == "secure-fu/main-line/2"
     # Rolled back to the start: nothing of the three rounds before may be remembered.
@@ -79,6 +81,61 @@ def test_the_former_main_line_is_upgraded_and_the_federation_goes_on(former):
         assert federated.ledger.epsilon_entries("unlearn/rollback", retained=["silo-0"]) == spent
         assert np.flatnonzero(federated._line.gone["silo-1"]).tolist() == [0, 3, 7]
     assert upgrade(former) == ()
+
+
+def test_the_former_founding_is_upgraded_and_names_the_same_methods(former):
+    """Version 1 had them as Python prints them, version 2 has them by name, with JSON."""
+    path = former / "federation.json"
+    before = json.loads(path.read_bytes())["founding"]
+    assert "FineTune(length=10)" in before["facts"]["methods"].split("; ")
+    read = read_founding(path)  # as a backup does, before anything is upgraded
+    upgrade(former)
+    after = json.loads(path.read_bytes())
+    assert after["format"] == "secure-fu/federation/2"
+    assert read_founding(path) == read
+    assert after["founding"]["facts"]["methods"] == methods_text(kind() for kind in METHODS.values())
+    assert {**after["founding"], "facts": None} == {**before, "facts": None}
+    assert {**after["founding"]["facts"], "methods": None} == {**before["facts"], "methods": None}
+
+
+def as_version_1(path: Path, methods: str) -> bytes:
+    """A founding of version 1 with other methods, and a hash that fits."""
+    values = json.loads(path.read_bytes())["founding"]
+    values["facts"]["methods"] = methods
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"format": "secure-fu/federation/1", "sha256": digest, "founding": values}))
+    return path.read_bytes()
+
+
+def test_every_kind_of_setting_of_a_former_founding_is_read(former):
+    path = former / "federation.json"
+    methods = [Newton(forget_epsilon=2.5, hessian=HessianForm.SUM), Scrub(sharpness=math.inf), Retrain()]
+    for declared in (methods, []):
+        as_version_1(path, "; ".join(sorted(repr(method) for method in declared)))
+        upgrade(former)
+        assert declared_methods(read_founding(path)) == frozenset(declared)
+
+
+@pytest.mark.parametrize(
+    "methods", ["Decay(length=3)", "Scrub", "Scrub(3)", "Scrub(length=open('/'))", "Scrub(length=("]
+)
+def test_a_former_founding_with_something_else_than_the_packages_methods_is_refused_as_it_is(former, methods):
+    path = former / "federation.json"
+    content = as_version_1(path, methods)
+    with pytest.raises(RecordError, match=r"federation\.json cannot be brought to version 2"):
+        upgrade(former)
+    with pytest.raises(RecordError):
+        read_founding(path)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_former_founding_is_refused_as_it_is(former):
+    path = former / "federation.json"
+    path.write_text(path.read_text().replace("FineTune(length=10)", "FineTune(length=11)"))
+    content = path.read_bytes()
+    with pytest.raises(RecordError, match="not what was written"):
+        upgrade(former)
+    assert path.read_bytes() == content
 
 
 def remembered(directory: Path) -> set[int]:

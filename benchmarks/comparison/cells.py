@@ -129,7 +129,7 @@ def _federation(job: Job, cast: Cast, plan: Plan, methods: Sequence[UnlearningMe
         plan=plan,
         scheme_name=job.get("scheme", "plain"),
         joins=cast.scenario.joins,
-        keep_history=any(method.name in ("correction", "eraser") for method in methods),
+        keep_history=any(method.needs_history for method in methods),
         methods=methods,
     )
 
@@ -193,7 +193,7 @@ class _Cell:
             if isinstance(method, Rerun) and method.name == "rollback" and cost.rounds == cost.retraining_rounds:
                 raise MethodRefused("no checkpoint is from before the data took part: it would be retraining")
             self._clock.lap()
-            done = self._federation.unlearn(request, method)
+            done = self._federation.unlearn(request, method, adaptive=False)
         except (MethodRefused, CheckpointError) as refusal:
             self._rows[row] = {"refused": str(refusal)}
             return
@@ -224,7 +224,7 @@ class _Cell:
             laps.append(self._clock.lap())
 
         self._clock.lap()
-        done = self._federation.unlearn(request, longest, on_round=observe)
+        done = self._federation.unlearn(request, longest, on_round=observe, adaptive=False)
         for method in methods:
             row = f"{method.name} {method.length}"
             cost = self._federation.cost(request, method, adaptive=False)

@@ -16,7 +16,7 @@ from typing import Any
 from field.founding import Field
 from field.trace import Exchanged, read_traces
 from secure_fu.crypto.wire import decode
-from secure_fu.deployment.exchange.messages import Begin, Kind, Settle
+from secure_fu.deployment.exchange.messages import Begin, Kind, Wipe
 from secure_fu.protocol import Header
 from secure_fu.protocol.committee.messages import Answer, Ballot, Quorum, Vote
 from secure_fu.protocol.key_holder.messages import Opening, OpeningRequest
@@ -150,9 +150,9 @@ class Facts:
         """Windows that clients were told to destroy: runs by window."""
         found: dict[bytes, set[bytes]] = defaultdict(set)
         for one in self.said:
-            if one.kind is Kind.SETTLE:
-                settle = decode(Settle, one.asked)
-                found[settle.window_id].add(settle.run_id)
+            if one.kind is Kind.WIPE:
+                wipe = decode(Wipe, one.asked)
+                found[wipe.window_id].add(wipe.run_id)
         return found
 
     @cached_property

@@ -14,9 +14,10 @@ from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion import DeletionPolicy, DeletionRequest, RequestQueue
 from secure_fu.deletion.requests import sign_request
 from secure_fu.deployment.founding.bundle import BUNDLE_FILES, found, node_file, write_bundle
-from secure_fu.deployment.founding.setup import KEYS, make_keys, make_roster, read_party_file, read_roster, write_roster
+from secure_fu.deployment.founding.setup import make_keys, make_roster, read_party_file, read_roster, write_roster
 from secure_fu.deployment.founding.terms import Terms
 from secure_fu.deployment.node import Node
+from secure_fu.file_names import KEYS
 from secure_fu.privacy import Unit
 from secure_fu.unlearning import method_from_settings
 

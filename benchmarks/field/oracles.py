@@ -113,7 +113,7 @@ def _clients(facts: Facts, requests: Mapping[str, Ask]) -> Iterator[str]:
     windows = sorted(one.hex() for (one,) in rows(field.queue, "SELECT id FROM windows WHERE state = 'certified'"))
     statements: dict[tuple[str, bytes], set[bytes]] = {}
     for one in facts.said:
-        if one.kind.value == "settle" and one.answered is not None:
+        if one.kind.value == "wipe" and one.answered is not None:
             statements.setdefault((one.party, one.asked), set()).add(one.answered)
     yield from (f"{name} signed {len(said)} statements" for (name, _), said in statements.items() if len(said) > 1)
     for client in field.clients:

@@ -69,7 +69,7 @@ _CLIENT: dict[str, Place] = {
 _WIPING: dict[str, Place] = {
     "records are wiped": (DataFile, "wipe", "both"),
     "memory is erased": (Silo, "erased", "both"),
-    "window is settled": (NodeClient, "settle", "both"),
+    "window is settled": (NodeClient, "wipe", "both"),
 }
 _MEMBER: dict[str, Place] = {
     "vote is recorded": (MemberRecord, "bind", "both"),

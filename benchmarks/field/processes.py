@@ -39,7 +39,7 @@ __all__ = [
     "train_to",
 ]
 
-PATIENCE = Patience(hello=3.0, begin=8.0, invite=8.0, opening=4.0, settle=8.0, attempts=4, pause=0.25)
+PATIENCE = Patience(hello=3.0, begin=8.0, invite=8.0, opening=4.0, wipe=8.0, attempts=4, pause=0.25)
 _DIE_WITH_PARENT = 1
 
 

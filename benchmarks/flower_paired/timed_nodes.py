@@ -5,10 +5,13 @@ python timed_nodes.py NODES TIMINGS
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # as in the node's unit in docs/deploy.md, and as the engine does for its actors
 
 from paired.timings import as_training, write_down
 

@@ -18,10 +18,19 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from secure_fu.crypto import Role
-from secure_fu.deployment.founding.bundle import BUNDLE_FILES, found, node_file, write_bundle
-from secure_fu.deployment.founding.setup import KEYS, make_keys, make_roster, read_party_file
-from secure_fu.deployment.founding.terms import Terms, read_terms
-from secure_fu.deployment.node import Node
+from secure_fu.deployment import (
+    BUNDLE_FILES,
+    Node,
+    Terms,
+    found,
+    make_keys,
+    make_roster,
+    node_file,
+    read_party_file,
+    read_terms,
+    write_bundle,
+)
+from secure_fu.file_names import KEYS
 
 SERVER = "server"
 NODES: Mapping[str, Sequence[str]] = {

@@ -256,7 +256,7 @@ class _Audit:
     def _deletion(self) -> None:
         report, options = self.report, self.options
         runs = options.runs if options.runs is not None else 12 if options.quick else 48
-        figures, scores, audit = audit_deletions(
+        figures, scores, audit, methods = audit_deletions(
             self.config,
             data_dir=self.data_dir,
             runs=runs,
@@ -267,7 +267,7 @@ class _Audit:
         )
         report.parts["deletion"] = figures
         report.scores |= scores
-        for verdict in deletion_verdicts(audit):
+        for verdict in deletion_verdicts(audit, methods):
             report.conclude(verdict, "Deletion")
         report.assumptions += _DELETION_ASSUMPTIONS
         report.not_seen += deletion_not_seen(audit)

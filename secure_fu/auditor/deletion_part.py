@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from secure_fu.auditor.shadow.cast import ShadowCast, choose_targets
 from secure_fu.auditor.shadow.runs import RETRAINED, deletion_runs
 from secure_fu.config import SimulationConfig
 from secure_fu.privacy import holm
-from secure_fu.unlearning import METHODS
+from secure_fu.unlearning import UnlearningMethod
 
 __all__ = ["Counted", "audit_deletions", "deletion_not_seen", "deletion_verdicts"]
 
@@ -41,7 +41,7 @@ def audit_deletions(
     processes: int | None,
     quick: bool,
     counted: Counted,
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]], DeletionAudit]:
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]], DeletionAudit, tuple[UnlearningMethod, ...]]:
     """Run every method of a configuration many times and judge it against retraining.
 
     Args:
@@ -53,7 +53,7 @@ def audit_deletions(
         counted: for progress.
 
     Returns:
-        Figures as `audit.json` carries them, arrays of `scores.npz`, and the audit itself.
+        Figures as `audit.json` carries them, arrays of `scores.npz`, the audit itself, and the methods that it is of.
 
     Raises:
         ArgumentError: too few runs.
@@ -81,28 +81,41 @@ def audit_deletions(
 
     audit = audit_deletion(shadow.runs, terms=terms, progress=tell)
     figures = audit.to_json()
-    rows = [{**row.to_json(), "title": _title(row.name), "baseline": _is_baseline(row.name)} for row in audit.rows]
+    own = {method.name: method for method in cast.audited}
+    rows = [
+        {
+            **row.to_json(),
+            "title": own[row.name].title if row.name in own else _TITLES.get(row.name, row.name),
+            "baseline": row.name in own and own[row.name].baseline,
+        }
+        for row in audit.rows
+    ]
     figures |= {
         "unit": cast.plan.recipe.unit.value,
         "rows": rows,
         "refused": [{"name": name, "reason": reason} for name, reason in shadow.refused.items()],
     }
-    return figures, {"deletion/parts": shadow.runs.parts, "deletion/units": shadow.runs.units}, audit
+    scores: dict[str, NDArray[Any]] = {"deletion/parts": shadow.runs.parts, "deletion/units": shadow.runs.units}
+    return figures, scores, audit, cast.audited
 
 
-def deletion_verdicts(audit: DeletionAudit) -> Iterator[Verdict]:
+def deletion_verdicts(audit: DeletionAudit, methods: Iterable[UnlearningMethod]) -> Iterator[Verdict]:
     """What counts for the whole audit: the methods that are offered to forget, one verdict for each outcome.
 
     Baselines and controls are there to be told from retraining, and the models before and after together give a
     deletion away even after exact retraining: both stand in the table and do not count here. Each method has the whole
     level in its row; here the methods share it (Bonferroni), so that offering many faultless ones is no leak.
+
+    Args:
+        methods: that the audit is of.
     """
-    counted = [row for row in audit.rows if row.name in METHODS and not _is_baseline(row.name)]
+    offered = {method.name: method for method in methods if not method.baseline}
+    counted = [row for row in audit.rows if row.name in offered]
     limit = (1.0 - audit.terms.level) / max(1, len(counted))
     outcomes = {row.name: _shared(row, limit) for row in counted}
     for outcome in dict.fromkeys(outcomes.values()):
         named = [row for row in counted if outcomes[row.name] is outcome]
-        titles = ", ".join(_title(row.name) for row in named)
+        titles = ", ".join(offered[row.name].title for row in named)
         reason = f" {named[0].verdict.sentence}" if len(named) == 1 and named[0].verdict.outcome is outcome else ""
         yield Verdict(outcome=outcome, sentence=f"{titles}: {_WORDS[outcome.value]}.{reason}")
     if not counted:
@@ -132,14 +145,6 @@ def deletion_not_seen(audit: DeletionAudit) -> list[str]:
         for one in audit.power
     ]
     return [*found, "Deletion: traces that attacks on outputs and on this change of parameters do not look at."]
-
-
-def _title(name: str) -> str:
-    return _TITLES[name] if name in _TITLES else METHODS[name].title if name in METHODS else name
-
-
-def _is_baseline(name: str) -> bool:
-    return name in METHODS and METHODS[name].baseline
 
 
 def _processes() -> int:

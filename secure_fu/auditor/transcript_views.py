@@ -17,12 +17,13 @@ from secure_fu.audit.verdict import Outcome, Verdict
 from secure_fu.auditor.canary.views import PartyView
 from secure_fu.crypto import Roster
 from secure_fu.errors import RunDirectoryError
+from secure_fu.file_names import LEDGER, POLICY, ROSTER, TRANSCRIPT
 from secure_fu.privacy import Phase, PrivacyLedger, Subject
 from secure_fu.protocol import VerifiedBranch, read_policy, verify_against_ledger, verify_transcript
 
 __all__ = ["BranchSeen", "TranscriptSeen", "read_transcript", "transcript_views"]
 
-_FILES = ("transcript.jsonl", "roster.bin", "policy.toml", "ledger.sqlite")
+_FILES = (TRANSCRIPT, ROSTER, POLICY, LEDGER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,13 @@ def read_transcript(directory: Path) -> TranscriptSeen:
         raise RunDirectoryError(
             f"{directory} has no {', '.join(missing)}; expected a run directory of this version, as simulate makes it"
         )
-    roster = Roster.decode((directory / "roster.bin").read_bytes())
-    policy = read_policy(directory / "policy.toml")
-    verified = verify_transcript(directory / "transcript.jsonl", roster=roster, policy=policy)
-    with PrivacyLedger.open(directory / "ledger.sqlite", read_only=True) as ledger:
+    roster = Roster.decode((directory / ROSTER).read_bytes())
+    policy = read_policy(directory / POLICY)
+    verified = verify_transcript(directory / TRANSCRIPT, roster=roster, policy=policy)
+    with PrivacyLedger.open(directory / LEDGER, read_only=True) as ledger:
         unreleased = verify_against_ledger(verified, ledger)
         by_name = {branch.name: branch for branch in verified}
-        models = _models(directory / "transcript.jsonl")
+        models = _models(directory / TRANSCRIPT)
         branches = tuple(_seen(branch, by_name, ledger, models) for branch in verified)
     return TranscriptSeen(
         openers=verified[0].openers if verified else "nobody yet",

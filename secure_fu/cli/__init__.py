@@ -76,5 +76,5 @@ def main() -> None:
         complain(str(error), error)
         sys.exit(BAD_INPUT)
     except SecureFUError as error:
-        complain(f"{type(error).__name__}: {error}", error)
+        complain(str(error), error)
         sys.exit(FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,11 @@ __all__ = ["backup", "restore", "seen"]
 _NOT_IN_IT = (
     "Not in it, for no copy can keep a promise: the records of clients and members, which are on their machines. Who "
     "loses one makes new keys."
+)
+_HEADS = (
+    "These heads show that nothing before them is missing from the copy, not that nothing came after it. That a copy "
+    "is behind is found with `secure-fu seen` of every node (`restore --seen`), or else with the newest head of every "
+    "branch, as `secure-fu verify` prints them after the last run (`restore --head`)."
 )
 
 
@@ -31,9 +37,8 @@ def backup(
     print(f"{out}: {len(made.files)} files of epoch {made.epoch}, {made.events} rounds in the ledger. Not encrypted.")
     for branch, head in made.heads.items():
         print(f"  {head}  {branch}")
-    print(
-        "Keep the heads elsewhere: `secure-fu restore --head` compares them. After the next deletion destroy this copy."
-    )
+    print(_HEADS)
+    print("After the next deletion destroy this copy.")
     print(_NOT_IN_IT)
 
 
@@ -58,11 +63,18 @@ def restore(
 
     evidence = Evidence(
         transcripts=transcript or (),
-        heads=[parse_digest(one) for one in head or ()],
+        heads=[parse_digest(one, "--head", "verify") for one in head or ()],
         seen=seen or (),
         nothing_newer=nothing_newer,
     )
     made = restore_copy(copy, out, evidence=evidence)
+    own = {bytes.fromhex(one) for one in made.heads.values()}
+    if not (evidence.seen or evidence.transcripts or nothing_newer) and own.issuperset(evidence.heads):
+        print(
+            "WARNING: --head is the copy's own last head. That does not show that nothing was run after it: before the "
+            "server is used, compare the newest head that others know, or restore with --seen of every node.",
+            file=sys.stderr,
+        )
     print(f"{out}: as of epoch {made.epoch} with {made.events} rounds in the ledger.")
     if not made.keys:
         print("keys.bin was not in the copy: the server's keys have to be there, or new ones and a new roster.")

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from secure_fu.cli.verify_certificate import looks_like_a_certificate, summary
 from secure_fu.errors import ArgumentError
+from secure_fu.file_names import CERTIFICATES, POLICY, ROSTER, TRANSCRIPT
 
 if TYPE_CHECKING:
     from secure_fu.deletion.certificates import Certificate, Findings
 
-__all__ = ["CERTIFICATES", "certificate"]
+__all__ = ["certificate"]
 
-CERTIFICATES = Path("deletion") / "certificates"
 """Where a server's directory has its certificates."""
 
 
@@ -97,7 +97,7 @@ def _findings(directory: Path, folder: Path, chosen: Certificate) -> Findings | 
     from secure_fu.deletion.certificates import Evidence, check_certificate, read_certificates
     from secure_fu.protocol import read_policy
 
-    roster, policy, transcript = (directory / name for name in ("roster.bin", "policy.toml", "transcript.jsonl"))
+    roster, policy, transcript = (directory / name for name in (ROSTER, POLICY, TRANSCRIPT))
     if not roster.is_file():
         return None
     earlier = read_certificates(folder) if folder.is_dir() else []

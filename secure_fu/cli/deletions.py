@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from secure_fu.errors import ArgumentError, RecordError, WireError
+from secure_fu.file_names import DELETION
 
 if TYPE_CHECKING:
     from secure_fu.crypto import Roster
@@ -20,53 +22,50 @@ if TYPE_CHECKING:
 
 __all__ = [
     "entry_fields",
-    "open_queue",
     "print_json",
     "read_pinned_deletion_policy",
     "read_pinned_roster",
     "read_time",
     "risk_fields",
     "risk_line",
+    "server_queue",
+    "server_queue_if_any",
     "show_time",
     "window_fields",
 ]
 
-_QUEUE: Final = Path("deletion") / "queue.sqlite"
 _MAX_ROSTER_BYTES: Final = 1 << 31
 _DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def open_queue(directory: Path, *, read_only: bool = False, make: bool = False) -> RequestQueue:
-    """The queue of a server's directory.
-
-    Args:
-        directory: of the server.
-        read_only: for looking only.
-        make: whether to make one where there never was any.
+def server_queue(directory: Path, *, read_only: bool = False, make: bool = False) -> RequestQueue:
+    """The queue of a server's directory; see :func:`~secure_fu.deployment.server.request_queue.open_queue`.
 
     Raises:
-        ArgumentError: there is no such directory, or its queue is missing or cannot be used.
+        ArgumentError: it is no server's directory, or its queue is missing or cannot be used.
     """
-    from secure_fu.deletion import RequestQueue
+    from secure_fu.deployment import open_queue
 
-    path = directory / _QUEUE
     try:
-        if not directory.is_dir() or not (directory / "deletion.toml").exists():
-            raise ArgumentError("DIR", str(directory), "a server's directory; it has a deletion.toml")
-        if path.exists() or not make:
-            if not path.exists():
-                raise ArgumentError("DIR", str(directory), f"one with a queue, {_QUEUE}; the first request makes it")
-            return RequestQueue(path, read_only=read_only)
-        kept = [one for name in ("certificates", "windows") for one in (path.parent / name).glob("*")]
-        if kept:
-            expected = f"one with its queue: {path} is missing, and windows were executed; restore it from a backup"
-            raise ArgumentError("DIR", str(directory), expected)
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        return RequestQueue.create(path)
-    except OSError as error:
-        raise ArgumentError("DIR", str(directory), f"a directory that can be used ({error.strerror})") from None
+        return open_queue(directory, read_only=read_only, make=make)
     except RecordError as error:
-        raise ArgumentError("DIR", str(directory), f"one with a queue that can be used ({error})") from error
+        raise ArgumentError(
+            "DIR", str(directory), f"a server's directory, one with a queue that can be used ({error})"
+        ) from error
+
+
+def server_queue_if_any(directory: Path) -> AbstractContextManager[RequestQueue | None]:
+    """The queue of a server's directory, for looking only; None where no request was ever handed in.
+
+    Raises:
+        ArgumentError: as :func:`server_queue`; also where windows were begun and the queue is missing.
+    """
+    from secure_fu.deployment.server import has_queue
+
+    with suppress(OSError, RecordError):  # which opening the queue names
+        if (directory / DELETION).exists() and not has_queue(directory):
+            return nullcontext()
+    return server_queue(directory, read_only=True)
 
 
 def read_pinned_roster(path: Path, option: str) -> Roster:
@@ -86,8 +85,8 @@ def read_pinned_roster(path: Path, option: str) -> Roster:
         raise ArgumentError(option, str(path), f"a roster, as roster.bin ({error})") from None
 
 
-def read_pinned_deletion_policy(directory: Path) -> DeletionPolicy:
-    """The deletion policy of a server's directory.
+def read_pinned_deletion_policy(directory: Path, option: str = "DIR") -> DeletionPolicy:
+    """The deletion policy of a server's directory, or beside what an option names.
 
     Raises:
         ArgumentError: it is missing or wrong; the message names the key.
@@ -95,9 +94,9 @@ def read_pinned_deletion_policy(directory: Path) -> DeletionPolicy:
     from secure_fu.deletion import read_deletion_policy
 
     try:
-        return read_deletion_policy(directory / "deletion.toml")
+        return read_deletion_policy(directory / DELETION)
     except RecordError as error:
-        raise ArgumentError("DIR", str(directory), f"one with a deletion policy ({error})") from None
+        raise ArgumentError(option, str(directory), f"one with a deletion policy ({error})") from None
 
 
 def read_time(option: str, text: str) -> int:
@@ -165,9 +164,9 @@ def risk_fields(risk: Risk) -> dict[str, Any]:
     }
 
 
-def risk_line(risk: Risk) -> str:
-    """A deadline in danger for people."""
-    word = "OVERDUE" if risk.overdue else "At risk"
+def risk_line(risk: Risk, now: int) -> str:
+    """A deadline in danger for people, at a time in seconds since 1970."""
+    word = "At risk" if not risk.overdue else "OVERDUE" if risk.deadline <= now else "WILL BE MISSED"
     return f"{word}: {risk.request_id.hex()[:8]}, {show_time(risk.deadline)}: {risk.why}"
 
 

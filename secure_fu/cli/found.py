@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from secure_fu.file_names import POLICY, ROSTER
+
 __all__ = ["epoch", "found"]
 
 _Roster = Annotated[Path, typer.Option(metavar="FILE", help="The roster.bin that the parties have agreed on.")]
@@ -19,7 +21,7 @@ _Bundle = Annotated[
 def found(
     federation: Annotated[Path, typer.Argument(metavar="FEDERATION.toml", help="Model, plan, scheme, deletions.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The server's directory.")],
-    roster: _Roster = Path("roster.bin"),
+    roster: _Roster = Path(ROSTER),
     keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The server's keys.bin. Default: the one in --out.")
     ] = None,
@@ -29,14 +31,25 @@ def found(
     from secure_fu.deployment.founding.bundle import found as found_federation
     from secure_fu.deployment.founding.setup import read_roster
     from secure_fu.deployment.founding.terms import read_terms
+    from secure_fu.deployment.founding.windows_held import FEW_WINDOWS, window_rounds, windows_held
 
-    founding = found_federation(read_terms(federation), read_roster(roster), out, keys=keys)
+    terms = read_terms(federation)
+    founding = found_federation(terms, read_roster(roster), out, keys=keys)
     plan = founding.plan
+    held = windows_held(terms, plan, clients=len(founding.clients))
     print(
         f"{out}: {len(founding.clients)} clients, scheme {founding.scheme_name}, {plan.recipe.rounds} rounds at noise "
         f"multiplier {plan.recipe.noise_multiplier:.4g}; training and one deletion cost epsilon "
         f"{plan.planned_epsilon:.3g} of {plan.budget.epsilon:g}."
     )
+    said = "1 deletion window" if held == 1 else f"{held} deletion windows"
+    print(f"After training the budget holds {said} of {window_rounds(terms, plan)} rounds, or more that are shorter.")
+    if terms.deletion.cover and held < FEW_WINDOWS:
+        print(
+            f"With cover = true a window runs every {terms.deletion.window_seconds / 86400:.3g} days, whoever asks: "
+            "cover ends when the budget holds one window more. From then on a window that runs shows that somebody "
+            "asked."
+        )
     _write_bundle(out, bundle)
 
 
@@ -62,7 +75,7 @@ def epoch(
     new = read_roster(roster)
     terms = None
     if (threshold, quorum, corrupt) != (None, None, None):
-        old = read_policy(server / "policy.toml").terms
+        old = read_policy(server / POLICY).terms
         terms = CommitteeTerms(
             members=len(new.names(Role.MEMBER)),
             threshold=old.threshold if threshold is None else threshold,

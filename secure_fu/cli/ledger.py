@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from secure_fu.errors import RunDirectoryError
+from secure_fu.file_names import LEDGER
 
 __all__ = ["ledger"]
 
@@ -20,7 +21,7 @@ def ledger(
     from secure_fu.privacy import PrivacyLedger
     from secure_fu.report.ledger_table import ledger_table
 
-    path = run_dir / "ledger.sqlite"
+    path = run_dir / LEDGER
     if not path.is_file():
         raise RunDirectoryError(
             f"RUN_DIR is {str(run_dir)!r}, which holds no ledger.sqlite; expected the folder of a run"

@@ -3,6 +3,7 @@
 With `--json` it prints one object::
 
     {"schema": "secure-fu/pending/1", "now": TIME, "next_due": TIME, "clock_held": TEXT or null, "minimum_batch": N,
+     "skipped": {"opened": TIME, "why": TEXT} or null,
      "states": {STATE: N, ...}, "requests": [REQUEST, ...], "risks": [RISK, ...], "windows": [WINDOW, ...]}
 
 REQUEST: `request_id`, `signer`, `scope` (client, group, records, class), `client` (null: every client), `units`,
@@ -27,11 +28,12 @@ from rich.text import Text
 
 from secure_fu.cli.deletions import (
     entry_fields,
-    open_queue,
     print_json,
     read_pinned_deletion_policy,
     risk_fields,
     risk_line,
+    server_queue,
+    server_queue_if_any,
     show_time,
     window_fields,
 )
@@ -60,25 +62,30 @@ def pending(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show which deletion requests wait, when the next window is due, and which deadlines are in danger."""
-    from secure_fu.deletion import State, WindowState, forecast, last_due, next_due
+    from secure_fu.deletion import Reading, State, WindowState, forecast, last_due, next_due
 
-    with open_queue(directory, read_only=True) as queue:
-        policy = read_pinned_deletion_policy(directory)
-        if request is not None:
+    if request is not None:
+        with server_queue(directory, read_only=True) as queue:
             _one(queue, request, json_=json_)
-            return
-        now = int(time.time())
-        reading = queue.read_clock(now, policy)
-        every = queue.entries()
+        return
+    now = int(time.time())
+    with server_queue_if_any(directory) as there:
+        policy = read_pinned_deletion_policy(directory)
+        reading = Reading(at=now, held="") if there is None else there.read_clock(now, policy)
+        every = [] if there is None else there.entries()
         states = Counter(entry.state.value for entry in every)
         done = (State.CERTIFIED, State.REFUSED)
         shown = every if all_ else [entry for entry in every if entry.state not in done]
-        windows = queue.windows() if all_ else queue.windows(WindowState.EXECUTING, WindowState.EXECUTED)
+        wanted = tuple(WindowState) if all_ else (WindowState.EXECUTING, WindowState.EXECUTED)
+        windows = [] if there is None else there.windows(*wanted)
         due = last_due(policy, reading.at)
-        open_now = due is not None and not queue.handled(due)
+        open_now = due is not None and not (there is not None and there.handled(due))
+        skip = None if there is None else there.newest_skip()
+        if skip is not None and due is not None and skip.opened < due:
+            skip = None  # of a window that is over
         first = due if due is not None and open_now else next_due(policy, reading.at)
         waiting = [entry for entry in every if entry.state is State.ACCEPTED]
-        risks = forecast(policy, waiting, now=reading.at, first=first, served=queue.served())
+        risks = forecast(policy, waiting, now=reading.at, first=first, served=None if there is None else there.served())
     if json_:
         print_json(
             {
@@ -86,6 +93,7 @@ def pending(
                 "now": show_time(reading.at),
                 "next_due": show_time(first),
                 "clock_held": reading.held or None,
+                "skipped": None if skip is None else {"opened": show_time(skip.opened), "why": skip.why},
                 "minimum_batch": policy.minimum_batch,
                 "states": {state.value: states[state.value] for state in State if states[state.value]},
                 "requests": [entry_fields(entry) for entry in shown],
@@ -98,15 +106,17 @@ def pending(
     ordered = sorted(shown, key=lambda entry: (entry.deadline, entry.received))
     cut = ordered if limit == 0 else ordered[:limit]
     if cut:
-        console.print(_table(cut))
+        console.print(_table(cut, reading.at))
     lines = []
     if len(cut) < len(ordered):
         lines.append(f"{len(ordered) - len(cut)} more with later deadlines; --limit 0 or --json shows them.")
     said = ", ".join(f"{count} {state}" for state, count in states.items()) or "no requests"
     when = f"the window of {show_time(first)} is due" if open_now else f"next window {show_time(first)}"
     lines.append(f"Queue: {said}; {when}, at least {policy.minimum_batch} requests in a batch.")
+    if skip is not None:
+        lines.append(f"Nothing was executed at {show_time(skip.opened)}: {skip.why}.")
     lines += [_window_line(window) for window in windows]
-    lines += [risk_line(risk) for risk in risks[: limit or None]]
+    lines += [risk_line(risk, reading.at) for risk in risks[: limit or None]]
     if limit and len(risks) > limit:
         lines.append(f"{len(risks) - limit} more deadlines are in danger.")
     if reading.held:
@@ -129,17 +139,18 @@ def _one(queue: RequestQueue, wanted: str, *, json_: bool) -> None:
         print_json({"schema": _SCHEMA, **entry_fields(entry), "history": changes})
         return
     console = Console()
-    console.print(_table([entry]))
+    console.print(_table([entry], int(time.time())))
     for change in history:
         why = f"  {change.why}" if change.why else ""
         line = f"{show_time(change.at)}  {change.state.value}{why}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(entries: Sequence[Entry]) -> Table:
+def _table(entries: Sequence[Entry], now: int) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for name in ("request", "from", "scope", "client"):
-        table.add_column(name, no_wrap=name == "request", overflow="fold")
+    elsewhere = any(entry.client != entry.signer for entry in entries)
+    for name in ("request", "from", "scope", *(["client"] if elsewhere else [])):
+        table.add_column(name, no_wrap=name in ("request", "scope"), overflow="fold")
     table.add_column("units", justify="right", no_wrap=True)
     for name in ("deadline", "state", "flag"):
         table.add_column(name, no_wrap=True)
@@ -148,11 +159,12 @@ def _table(entries: Sequence[Entry]) -> Table:
             entry.request_id.hex()[:8],
             Text(entry.signer),
             entry.scope.value,
-            Text(entry.client or "every"),
+            *([Text(entry.client or "every")] if elsewhere else []),
             str(entry.units),
             show_time(entry.deadline)[:16],
             entry.state.value,
-            entry.flag,
+            # It says "overdue" of what no window can meet, too.
+            "will miss" if entry.flag == "overdue" and entry.deadline > now else entry.flag,
         )
     return table
 

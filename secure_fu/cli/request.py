@@ -23,14 +23,15 @@ from rich.console import Console
 
 from secure_fu.cli.deletions import (
     entry_fields,
-    open_queue,
     print_json,
     read_pinned_deletion_policy,
     read_pinned_roster,
     read_time,
+    server_queue,
     show_time,
 )
 from secure_fu.errors import ArgumentError, CryptoError, RecordError
+from secure_fu.file_names import DELETION, POLICY, ROSTER
 
 if TYPE_CHECKING:
     from secure_fu.crypto import Identity, Roster
@@ -52,7 +53,8 @@ def request(
         Path | None, typer.Option(metavar="FILE", help="Sign a new request with the keys in this keys.bin.")
     ] = None,
     as_: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Who asks. Default: the only party in the keys' file.")
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Who asks. Default: the only client (or party) in the keys' file."),
     ] = None,
     roster: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The roster that you pinned. Default: the one in DIR.")
@@ -92,20 +94,22 @@ def request(
     if len(given) > 1:
         raise ArgumentError("FILE", str(given[1]), "no further file with --identity: hand others in on their own")
     directory = given[0] if given else None
-    pinned_path = roster if roster is not None else directory and directory / "roster.bin"
+    pinned_path = roster if roster is not None else directory and directory / ROSTER
     if pinned_path is None:
         raise ArgumentError("--roster", None, "the roster's file: details are sealed to the clients in it")
     pinned = read_pinned_roster(pinned_path, "--roster")
     signer = _signer(identity, as_)
     wanted = _wanted(signer, client=client, records=records, person=person, label=class_, at=at)
-    if deadline is None:
-        raise ArgumentError("--deadline", None, "a day, as 2026-12-31")
+    _check_places(wanted, signer.name, identity.parent)
+    now = int(time.time())
+    until = _deadline(deadline, now, pinned_path.parent)
     signed = _sign(
         signer,
         wanted,
         roster=pinned,
         units=_units(wanted, units, directory),
-        deadline=read_time("--deadline", deadline),
+        submitted=now,
+        deadline=until,
         disclose=disclose,
     )
     target = out if out is not None or directory is not None else Path(f"request-{signed.request_id.hex()[:8]}.bin")
@@ -122,17 +126,43 @@ def request(
 
 
 def _signer(path: Path, name: str | None) -> Identity:
+    from secure_fu.crypto import Role
     from secure_fu.crypto.identity_file import read_identities
 
     try:
         found = read_identities(path)
     except CryptoError as error:
         raise ArgumentError("--identity", str(path), f"a file of keys ({error})") from None
-    if name is None and len(found) == 1:
-        return next(iter(found.values()))
+    if name is None:
+        clients = [one for one in found if found[one].role is Role.CLIENT]
+        alone = [*found] if len(found) == 1 else clients
+        if len(alone) > 1:
+            several = f"one of {', '.join(sorted(alone)[:12])}: {path} has the keys of several clients"
+            raise ArgumentError("--as", None, several)
+        name = alone[0] if alone else None
     if name not in found:
         raise ArgumentError("--as", name, f"one of the parties in {path}: {', '.join(sorted(found)[:12])}")
     return found[name]
+
+
+def _deadline(text: str | None, now: int, beside: Path) -> int:
+    """The deadline in seconds, if the deletion policy that was pinned with the roster lets the server take it."""
+    if text is None:
+        raise ArgumentError("--deadline", None, "a day, as 2026-12-31")
+    until = read_time("--deadline", text)
+    if until <= now:
+        raise ArgumentError("--deadline", text, f"later than now, {show_time(now)}")
+    if (beside / DELETION).is_file():
+        policy = read_pinned_deletion_policy(beside, "--roster")
+        latest = now + policy.largest_wait_seconds
+        if until > latest:
+            raise ArgumentError(
+                "--deadline",
+                text,
+                f"{show_time(latest)} at the latest: {beside / DELETION} has largest_wait_seconds = "
+                f"{policy.largest_wait_seconds}, {policy.largest_wait_seconds / 86400:.4g} days",
+            )
+    return until
 
 
 def _wanted(
@@ -148,22 +178,39 @@ def _wanted(
 
     chosen = [client, records is not None, bool(person), label is not None]
     if sum(chosen) != 1:
-        raise ArgumentError(
-            "--client", f"{sum(chosen)} of the options", "one of --client, --records, --person, --class"
-        )
+        options = ("--client", "--records", "--person", "--class")
+        given = [option for option, is_given in zip(options, chosen, strict=True) if is_given]
+        argument, value = (given[1], f"beside {given[0]}") if given else ("--records", None)
+        raise ArgumentError(argument, value, f"one of {', '.join(options)}: which data it is about")
     place = None if at == "everywhere" else (at or signer.name)
     if place is None and (client or records is not None):
         raise ArgumentError("--at", at, "a client, for --client and --records")
+    positions = () if records is None else _positions(records)
     try:
         if records is not None:
-            return DeletionRequest.some_records(str(place), _positions(records))
+            return DeletionRequest.some_records(str(place), positions)
         if person:
             return DeletionRequest.person(*person, client=place)
         if label is not None:
             return DeletionRequest.whole_class(label, place)
         return DeletionRequest.whole_client(str(place))
     except ArgumentError as error:
-        raise ArgumentError(f"--{error.argument}".replace("groups", "person"), error.value, error.expected) from None
+        names = {"groups": "--person", "label": "--class", "client": "--at"}
+        option = names.get(error.argument, f"--{error.argument}")
+        raise ArgumentError(option, error.value, error.expected) from None
+
+
+def _check_places(wanted: DeletionRequest, signer: str, folder: Path) -> None:
+    """Refuse positions that the signer's own client has not, where its node is beside its keys."""
+    if not wanted.records or wanted.client != signer:
+        return
+    from secure_fu.deployment.node.state import records_noted
+
+    count = records_noted(folder, signer)
+    beyond = [] if count is None else [place for place in wanted.records if place >= count]
+    if beyond:
+        expected = f"positions from 0 to {(count or 0) - 1}: {signer!r} has {count} records in {folder}"
+        raise ArgumentError("--records", beyond[0], expected)
 
 
 def _positions(text: str) -> list[int]:
@@ -201,11 +248,11 @@ def _units(wanted: DeletionRequest, units: int | None, directory: Path | None) -
     if wanted.records:
         return len(wanted.records)
     unit = ""
-    if directory is not None and (directory / "policy.toml").is_file():
+    if directory is not None and (directory / POLICY).is_file():
         from secure_fu.protocol import read_policy
 
         try:
-            unit = read_policy(directory / "policy.toml").unit.value
+            unit = read_policy(directory / POLICY).unit.value
         except RecordError as error:
             raise ArgumentError("DIR", str(directory), f"one with a policy ({error})") from None
     if unit == "client" and wanted.client is not None:
@@ -217,7 +264,14 @@ def _units(wanted: DeletionRequest, units: int | None, directory: Path | None) -
 
 
 def _sign(
-    signer: Identity, wanted: DeletionRequest, *, roster: Roster, units: int, deadline: int, disclose: bool
+    signer: Identity,
+    wanted: DeletionRequest,
+    *,
+    roster: Roster,
+    units: int,
+    submitted: int,
+    deadline: int,
+    disclose: bool,
 ) -> SignedRequest:
     from secure_fu.deletion import sign_request
 
@@ -229,7 +283,7 @@ def _sign(
             wanted,
             roster=roster,
             units=units,
-            submitted=int(time.time()),
+            submitted=submitted,
             deadline=deadline,
             disclose=disclose,
         )
@@ -256,9 +310,9 @@ def _hand_in(directory: Path, requests: dict[str, SignedRequest], roster: Path |
     """All of them or none; in the queue, on disk, on return."""
     from secure_fu.deletion import RequestRefused
 
-    with open_queue(directory, make=True) as queue:
+    with server_queue(directory, make=True) as queue:
         policy = read_pinned_deletion_policy(directory)
-        pinned = read_pinned_roster(directory / "roster.bin" if roster is None else roster, "--roster")
+        pinned = read_pinned_roster(directory / ROSTER if roster is None else roster, "--roster")
         try:
             return queue.submit_all(list(requests.values()), roster=pinned, policy=policy, now=int(time.time()))
         except RequestRefused as error:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secure_fu.file_names import POLICY, ROSTER
+
 if TYPE_CHECKING:
     from secure_fu.crypto import Roster
 
@@ -21,7 +23,7 @@ _Out = Annotated[Path, typer.Option(metavar="FILE", help="Where to write the new
 @roster.command()
 def make(
     party_files: Annotated[list[Path], typer.Argument(metavar="PARTY_FILES...", help="Each party's .party file.")],
-    out: _Out = Path("roster.bin"),
+    out: _Out = Path(ROSTER),
 ) -> None:
     """Make a roster of the public files of all parties, and print its digest for people to compare."""
     from secure_fu.deployment.founding.setup import make_roster, read_party_file, write_roster
@@ -106,7 +108,7 @@ def pin(
             print(f"{what}: {', '.join(getattr(pinned.change, what)) or 'nobody'}")
     if pinned.new_keys:
         print("The new keys are in use; the old ones are destroyed.")
-    policy = read_policy(node / "policy.toml")
+    policy = read_policy(node / POLICY)
     print(
         f"Terms: unit {policy.unit.value}, epsilon {policy.budget.epsilon:g} at delta {policy.budget.delta:g} for "
         f"training and deletions together, noise multiplier at least {policy.noise_multiplier:.4g}, at least "

@@ -3,7 +3,7 @@
 With `--json` it prints one object for each run::
 
     {"schema": "secure-fu/unlearn/1", "windows": [WINDOW, ...], "held": TEXT or null, "skipped": TEXT or null,
-     "risks": [RISK, ...], "next_due": TIME}
+     "unserved": N, "risks": [RISK, ...], "next_due": TIME}
 
 WINDOW and RISK are those of `secure-fu pending --json`; `windows` are those that this run moved on.
 """
@@ -19,16 +19,17 @@ from rich.console import Console
 
 from secure_fu.cli.common import FAILED, INTERRUPTED, complain
 from secure_fu.cli.deletions import (
-    open_queue,
     print_json,
     read_pinned_deletion_policy,
     read_pinned_roster,
     risk_fields,
     risk_line,
+    server_queue,
     show_time,
     window_fields,
 )
 from secure_fu.errors import SecureFUError
+from secure_fu.file_names import ROSTER
 
 if TYPE_CHECKING:
     from secure_fu.deletion import RequestQueue, RunReport
@@ -45,7 +46,12 @@ def unlearn(
         Path, typer.Argument(metavar="DIR", help="A server's directory; its nodes.toml lists the nodes' sockets.")
     ],
     now: Annotated[
-        bool, typer.Option("--now", help="A window now, not at its time: who watches can tell that somebody asked.")
+        bool,
+        typer.Option(
+            "--now",
+            help="A window now, not at its time: who watches can tell that somebody asked, and its certificate "
+            "does not hold against the deletion policy.",
+        ),
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Stay, and run each window when it is due, until Ctrl-C.")
@@ -58,24 +64,26 @@ def unlearn(
 ) -> None:
     """Go on with windows that were begun, run the one that is due, and certify what was executed.
 
-    Exit codes: 0 also where nothing was due; 1 where a window could not go on, or the clock is not believed. The same
-    command goes on from there, also after a kill.
+    Exit codes: 0 also where nothing was due; 1 where a window could not go on, or was not opened though requests wait,
+    or the clock is not believed. The same command goes on from there, also after a kill.
     """
     from secure_fu.deployment.server import read_node_sockets
 
-    with open_queue(directory, make=True) as queue:
+    with server_queue(directory, make=True) as queue:
         read_pinned_deletion_policy(directory)
-        read_pinned_roster(directory / "roster.bin", "DIR")
+        read_pinned_roster(directory / ROSTER, "DIR")
         read_node_sockets(directory)
         if confirm_clock is not None:
             queue.confirm_clock(int(time.time()), confirm_clock)
+        said = ""
         try:
             while True:
                 report = _run(directory, queue, at_once=now, watch=watch)
                 if report is not None:
-                    _tell(report, json_=json_, watch=watch)
+                    _tell(report, json_=json_, watch=watch, said=said)
+                    said = report.skipped
                 if not watch:
-                    raise typer.Exit(FAILED if report is None or report.held else 0)
+                    raise typer.Exit(FAILED if report is None or report.held or report.unserved else 0)
                 now = False
                 left = _LONGEST_SLEEP if report is None else report.next_due - time.time()
                 time.sleep(min(max(left, 1.0), _LONGEST_SLEEP))
@@ -96,17 +104,19 @@ def _run(directory: Path, queue: RequestQueue, *, at_once: bool, watch: bool) ->
     except SecureFUError as error:
         if not watch:
             raise
-        complain(f"{type(error).__name__}: {error}", error)
+        complain(str(error), error)
         return None
 
 
-def _tell(report: RunReport, *, json_: bool, watch: bool) -> None:
+def _tell(report: RunReport, *, json_: bool, watch: bool, said: str) -> None:
+    """Tell what a run did; that nothing was executed not twice in the same words, `said` the time before."""
     if json_:
         fields = {
             "schema": _SCHEMA,
             "windows": [window_fields(window) for window in report.windows],
             "held": report.held or None,
             "skipped": report.skipped or None,
+            "unserved": report.unserved,
             "risks": [risk_fields(risk) for risk in report.risks],
             "next_due": show_time(report.next_due),
         }
@@ -120,9 +130,12 @@ def _tell(report: RunReport, *, json_: bool, watch: bool) -> None:
         lines.append(f"Window {window.window_id.hex()}: {what}, {window.state.value}{certificate}{note}")
     if report.held:
         lines.append(f"CLOCK HELD: {report.held}. No window begins until it is right, or --confirm-clock WHY.")
-    if report.skipped:
+    if report.skipped and report.skipped != said:
         lines.append(f"Nothing executed: {report.skipped}.")
-    lines += [risk_line(risk) for risk in report.risks[:_SHOWN]]
+        if report.unserved:
+            waiting = "1 request keeps" if report.unserved == 1 else f"{report.unserved} requests keep"
+            lines.append(f"The window was not opened and nothing was charged; {waiting} waiting.")
+    lines += [risk_line(risk, int(time.time())) for risk in report.risks[:_SHOWN]]
     if len(report.risks) > _SHOWN:
         lines.append(f"{len(report.risks) - _SHOWN} more deadlines are in danger; see secure-fu pending.")
     if lines or not watch:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from secure_fu.cli.verify_certificate import CertificateOptions, looks_like_a_certificate, verify_certificate
 from secure_fu.errors import ArgumentError, RecordError, RunDirectoryError, WireError
+from secure_fu.file_names import LEDGER, POLICY, ROSTER, TRANSCRIPT
 
 if TYPE_CHECKING:
     from secure_fu.protocol import VerifiedBranch
@@ -161,22 +162,22 @@ def _transcript_files(path: Path, roster: Path | None, policy: Path | None) -> _
 
 
 def _files_of_run(folder: Path, roster: Path | None, policy: Path | None) -> _TranscriptFiles:
-    own = {name: folder / name for name in ("transcript.jsonl", "roster.bin", "policy.toml", "ledger.sqlite")}
+    own = {name: folder / name for name in (TRANSCRIPT, ROSTER, POLICY, LEDGER)}
     there = {name for name, file in own.items() if file.is_file()}
-    needed = {"transcript.jsonl"} | ({"roster.bin"} if roster is None else set())
+    needed = {TRANSCRIPT} | ({ROSTER} if roster is None else set())
     if not needed <= there:
-        if {"config.toml", "roster.bin"} <= {file.name for file in folder.iterdir()}:
+        if {"config.toml", ROSTER} <= {file.name for file in folder.iterdir()}:
             raise RunDirectoryError(f"PATH is {str(folder)!r}, a run that ended before its first release")
         missing = " and no ".join(sorted(needed - there, reverse=True))
         raise RunDirectoryError(f"PATH is {str(folder)!r}, which holds no {missing}; expected the folder of a run")
     from_run = ("roster",) if roster is None else ()
-    if policy is None and "policy.toml" in there:
-        policy, from_run = own["policy.toml"], (*from_run, "policy")
+    if policy is None and POLICY in there:
+        policy, from_run = own[POLICY], (*from_run, "policy")
     return _TranscriptFiles(
-        transcript=own["transcript.jsonl"],
-        roster=own["roster.bin"] if roster is None else roster,
+        transcript=own[TRANSCRIPT],
+        roster=own[ROSTER] if roster is None else roster,
         policy=policy,
-        ledger=own["ledger.sqlite"] if "ledger.sqlite" in there else None,
+        ledger=own[LEDGER] if LEDGER in there else None,
         from_run=from_run,
     )
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from secure_fu.errors import ArgumentError, CryptoError, RecordError
+from secure_fu.file_names import TRANSCRIPT
 
 if TYPE_CHECKING:
     from secure_fu.crypto import Roster
+    from secure_fu.deletion import DeletionPolicy
     from secure_fu.deletion.certificates import Certificate, Findings
 
 __all__ = ["CertificateOptions", "looks_like_a_certificate", "verify_certificate"]
@@ -60,7 +62,7 @@ def looks_like_a_certificate(path: Path) -> bool:
     from secure_fu.deletion.certificates import certificate_files
 
     if path.is_dir():
-        return not (path / "transcript.jsonl").exists() and bool(certificate_files(path))
+        return not (path / TRANSCRIPT).exists() and bool(certificate_files(path))
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -99,7 +101,7 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
     deletion_policy = None
     if options.deletion_policy is not None:
         try:
-            deletion_policy = read_deletion_policy(options.deletion_policy)
+            deletion_policy = _with_all_settings(read_deletion_policy(options.deletion_policy))
         except RecordError as error:
             expected = f"a deletion policy, as deletion.toml ({error})"
             raise ArgumentError("--deletion-policy", str(options.deletion_policy), expected) from None
@@ -144,6 +146,18 @@ def verify_certificate(path: Path, options: CertificateOptions) -> None:
                 error.add_note(f"nothing is proved of certificate {number} in {path}; it must not be relied on")
                 raise
     _print(results, options, roster)
+
+
+def _with_all_settings(policy: DeletionPolicy) -> DeletionPolicy:
+    """The policy with all settings of its method: `secure-fu found` wrote only those that were chosen, once."""
+    from secure_fu.unlearning import METHODS, method_from_settings, settings_of
+
+    if policy.method not in METHODS:
+        return policy
+    try:
+        return replace(policy, settings=settings_of(method_from_settings(policy.method, policy.settings)))
+    except ArgumentError as error:
+        raise RecordError(str(error)) from error
 
 
 def _print(results: list[tuple[Certificate, Findings]], options: CertificateOptions, roster: Roster) -> None:

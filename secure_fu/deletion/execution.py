@@ -127,6 +127,18 @@ class Execution:
 class DeletionExecutor(Protocol):
     """Executes batches on a federation, each once."""
 
+    def check_window(self, batch: SignedBatch) -> None:
+        """Return only if a batch may be begun as a window; asked before it is written down. Changes and asks nothing.
+
+        What is wrong with single requests is for :meth:`execute` to say.
+
+        Raises:
+            BudgetExceededError: the budget does not hold it, or it has no requests and would take what a deletion will
+                need.
+            MethodRefused: the method cannot serve it.
+            SecureFUError: nothing can be executed now, for another process has the federation, say.
+        """
+
     def execute(self, batch: SignedBatch) -> Execution:
         """Execute a batch.
 

@@ -15,6 +15,9 @@ Guarantee
 Assumes
     An executor as :class:`~secure_fu.deletion.execution.DeletionExecutor` says.
 Edge cases
+    A window that the budget does not hold, or the method cannot serve, is not begun: its requests wait, nothing is
+    charged, and every later call tries it again. One for cover alone is left out already where it would take what a
+    deletion that somebody asks for will need.
     Windows that were due while no service ran are not made up for, one by one: the latest is run, at once, with all
     that waited then. What a window's clients have not confirmed is asked for again, until the next window is due; then
     the certificate names who is missing.
@@ -48,7 +51,7 @@ from secure_fu.deletion.queue import (
     plan_window,
 )
 from secure_fu.deletion.requests import RequestRefused, SignedBatch, check_signature
-from secure_fu.errors import RecordError, SecureFUError
+from secure_fu.errors import BudgetExceededError, MethodRefused, RecordError, SecureFUError
 
 __all__ = ["Certify", "DeletionService", "RunReport", "unix_time"]
 
@@ -71,6 +74,8 @@ class RunReport:
         windows: that it moved on, in that order, as they stand now.
         held: why no window was begun; "" if the clock is believed.
         skipped: why the window that was due executed nothing; "" if it did, or none was due.
+        unserved: how many requests were in time for it and could have been served, but for the budget or the method;
+            `skipped` says why.
         risks: deadlines in danger, the nearest first.
         next_due: when the next window is due, in seconds since 1970 (UTC).
     """
@@ -78,6 +83,7 @@ class RunReport:
     windows: tuple[Window, ...]
     held: str
     skipped: str
+    unserved: int
     risks: tuple[Risk, ...]
     next_due: int
 
@@ -149,18 +155,29 @@ class DeletionService:
             _log.warning("no window is begun: %s", reading.held)
             if failed is not None:
                 raise failed
-            return self._report(moved, held=reading.held, skipped="", at=reading.at)
+            return self._report(moved, held=reading.held, skipped="", unserved=0, at=reading.at)
         self._flag(reading.at)
         due = reading.at if at_once else last_due(self._policy, reading.at)
-        skipped = ""
-        while due is not None and not self._queue.handled(due):
+        skipped, unserved = "", 0
+        while due is not None and not self._begun(due):
             plan = self._plan(due, reading.at)
             if plan.skipped:
                 skipped = plan.skipped
                 if not at_once:
-                    self._queue.skip(due, reading.at, plan.skipped)
+                    self._queue.skip(due, reading.at, skipped)
                 break
-            window = self._begin(plan, reading.at)
+            if not plan.requests and self._queue.handled(due):
+                break  # cover that was too dear does not become cheaper
+            batch = self._batch(plan)
+            try:
+                self._executor.check_window(batch)
+            except (BudgetExceededError, MethodRefused) as error:
+                skipped, unserved = str(error), len(plan.requests)
+                self._queue.skip(due, reading.at, skipped)
+                _log.info("the window due at %d was not begun: %s", due, skipped)
+                break
+            self._queue.begin(batch, reading.at)
+            window = self._window(batch.window_id)
             moved[window.window_id] = None
             if self._execute(window):
                 self._settle(window, ask_again=False)
@@ -168,7 +185,7 @@ class DeletionService:
         self._flag(at)
         if failed is not None:
             raise failed
-        return self._report(moved, held="", skipped=skipped, at=at)
+        return self._report(moved, held="", skipped=skipped, unserved=unserved, at=at)
 
     def _settle_all(self, moved: dict[bytes, None]) -> Exception | None:
         """Settle what is executed. What fails here is for later: no data waits to be deleted for it."""
@@ -195,11 +212,14 @@ class DeletionService:
             if not refused:
                 return plan
 
-    def _begin(self, plan: WindowPlan, at: int) -> Window:
+    def _begun(self, due: int) -> bool:
+        """Whether a window was begun for a due time; one that was refused leaves it open."""
+        refused = WindowState.REFUSED
+        return any(window.opened == due and window.state is not refused for window in self._queue.windows())
+
+    def _batch(self, plan: WindowPlan) -> SignedBatch:
         requests = [self._queue.request(request_id) for request_id in plan.requests]
-        batch = SignedBatch.of(plan.opened, requests, self._policy.hidden_units)
-        self._queue.begin(batch, at)
-        return self._window(batch.window_id)
+        return SignedBatch.of(plan.opened, requests, self._policy.hidden_units)
 
     def _execute(self, window: Window) -> bool:
         """Whether the window is executed now; if not, its batch was given up."""
@@ -244,8 +264,9 @@ class DeletionService:
         return execution
 
     def _note(self, window: Window, error: Exception) -> None:
-        said = f"{type(error).__name__}: {error}"
-        _log.warning("window %s could not go on: %s", window.window_id.hex(), said)
+        said = str(error) if isinstance(error, SecureFUError) else f"{type(error).__name__}: {error}"
+        # It is raised as well, and told to people there: a command line shows warnings of the log too.
+        _log.info("window %s could not go on: %s", window.window_id.hex(), said)
         with contextlib.suppress(RecordError):  # a full disk must not hide what was wrong first
             self._queue.note_failure(window.window_id, said)
 
@@ -269,11 +290,12 @@ class DeletionService:
         first = next_due(self._policy, at) if due is None or self._queue.handled(due) else due
         return forecast(self._policy, waiting, now=at, first=first, served=self._queue.served())
 
-    def _report(self, moved: dict[bytes, None], *, held: str, skipped: str, at: int) -> RunReport:
+    def _report(self, moved: dict[bytes, None], *, held: str, skipped: str, unserved: int, at: int) -> RunReport:
         return RunReport(
             windows=tuple(self._window(window_id) for window_id in moved),
             held=held,
             skipped=skipped,
+            unserved=unserved,
             risks=self._risks(self._queue.entries(State.ACCEPTED), at),
             next_due=next_due(self._policy, at),
         )

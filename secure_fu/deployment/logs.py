@@ -25,7 +25,7 @@ from typing import Any, Final, TextIO
 
 from secure_fu.errors import ArgumentError, SecureFUError
 
-__all__ = ["FIELDS", "JsonLines", "event", "log_to"]
+__all__ = ["FIELDS", "JsonLines", "cleaned", "event", "log_to"]
 
 LOGGER: Final = "secure_fu"
 FIELDS: Final = frozenset(
@@ -33,11 +33,14 @@ FIELDS: Final = frozenset(
         # who and where
         *("party", "client", "member", "node", "address", "role", "branch", "run", "epoch"),
         # what
-        *("round", "purpose", "phase", "method", "scheme", "parameter_set", "kind", "outcome", "window", "state"),
+        *("round", "purpose", "phase", "method", "scheme", "parameter_set", "kind", "outcome", "window", "request"),
+        "state",
         *("file", "format", "version", "software", "signal", "socket", "roster", "policy", "head"),
         # how many and how long; never of records
         *("clients", "members", "nodes", "requests", "rounds", "attempt", "cohort", "answered"),
-        *("bytes_up", "bytes_down", "seconds", "waiting", "overdue"),
+        *("bytes_up", "bytes_down", "seconds", "waiting", "overdue", "deletions"),
+        # who can be reached, and what a deletion ended in
+        *("present", "missing", "left_out", "certificate"),
         # the budget, which is public
         *("epsilon", "delta", "spent"),
         # why
@@ -50,7 +53,11 @@ _EVENT: Final = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LONGEST: Final = 300
 _MOST_ITEMS: Final = 16
 _REDACTED: Final = "[redacted]"
-_PUBLIC_HASHES: Final = frozenset({"roster", "policy", "head", "run", "window"})
+_PUBLIC: Final[Mapping[str, re.Pattern[str]]] = {
+    **dict.fromkeys(("roster", "policy", "head", "run", "window", "request"), re.compile("[0-9a-f]{8,64}")),
+    "certificate": re.compile(r"[\w./ -]+\.json"),
+}
+"""Fields whose values look like secrets and are none, and what they look like."""
 _SECRETIVE: Final = re.compile(
     r"""
     b(?:'[^']*'|"[^"]*")                                    # bytes, as Python writes them
@@ -72,6 +79,11 @@ def event(name: str, fields: Mapping[str, object] | None = None) -> dict[str, An
         fields: names of :data:`FIELDS` with short texts, numbers, or a few of them.
     """
     return {"secure_fu_event": name, "secure_fu_fields": dict(fields or {})}
+
+
+def cleaned(text: object) -> str:
+    """A text, or an error, as a field can have it: short, and without what looks like a secret."""
+    return _clean(str(_argument(text)))
 
 
 class JsonLines(logging.StreamHandler[TextIO]):
@@ -108,7 +120,7 @@ class JsonLines(logging.StreamHandler[TextIO]):
         for key in fields if isinstance(fields, Mapping) else ():
             value = fields[key]
             if key in FIELDS and _may_be_logged(value):
-                line[key] = _cleaned(value, hashes=key in _PUBLIC_HASHES)
+                line[key] = _cleaned(value, _PUBLIC.get(key))
             elif self._strict:
                 raise ArgumentError("field", key, "one of FIELDS, with a short text, a finite number or a few of them")
             else:
@@ -166,9 +178,9 @@ def _may_be_logged(value: object) -> bool:
     return value is None or isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _LONGEST)
 
 
-def _cleaned(value: Any, *, hashes: bool) -> Any:
+def _cleaned(value: Any, public: re.Pattern[str] | None) -> Any:
     if isinstance(value, str):
-        return value if hashes and re.fullmatch("[0-9a-f]{8,64}", value) else _clean(value)
+        return value if public is not None and public.fullmatch(value) else _clean(value)
     return [_clean(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -1,12 +1,27 @@
-"""What every party of a federation pins, from its plan."""
+"""What every party of a federation pins, from its plan and its scheme."""
 
 from __future__ import annotations
 
-from secure_fu.crypto import CommitteeTerms, Roster
-from secure_fu.planning import Plan
-from secure_fu.protocol import Policy
+from typing import Final
 
-__all__ = ["policy_of"]
+from secure_fu.crypto import CommitteeTerms, Roster, scheme
+from secure_fu.planning import Plan
+from secure_fu.protocol import Policy, kahe_parameter_sets
+from secure_fu.scheme_names import KAHE
+
+__all__ = ["KEY_HOLDER_ALONE", "parameter_sets_of", "policy_of"]
+
+KEY_HOLDER_ALONE: Final = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
+"""The terms where a key-holder opens: with every scheme but `kahe`."""
+
+
+def parameter_sets_of(scheme_name: str) -> frozenset[str]:
+    """All parameter sets of a scheme.
+
+    Raises:
+        ArgumentError: there is no scheme of that name.
+    """
+    return kahe_parameter_sets() if scheme_name == KAHE else frozenset({scheme(scheme_name).parameter_set})
 
 
 def policy_of(

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
-from secure_fu.errors import ArgumentError, HistoryError, ProtocolError
+from secure_fu.errors import ArgumentError, GuaranteeError, HistoryError, ProtocolError
 from secure_fu.federation.costs import Cost, predicted_epsilon
-from secure_fu.federation.fleet import Concerned, Fleet, Order, Request, RoundSums
+from secure_fu.federation.fleet import Concerned, Fleet, Instruction, Request, RoundSums
 from secure_fu.federation.main_line import Executed, MainLine
+from secure_fu.federation.planned_sums import PlannedSums
+from secure_fu.federation.purposes import Purpose
 from secure_fu.federation.server_directory import ServerDirectory
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
-from secure_fu.privacy import Confidentiality, EpsilonEntry, assured_clients, confidentiality
+from secure_fu.privacy import Confidentiality, EpsilonEntry, Subject, assured_clients, confidentiality
 from secure_fu.protocol import RoundTraffic, Transcript
 from secure_fu.training import OnRound, TrainingState
-from secure_fu.unlearning import CertifiedModel, Deletion, Guarantee, Requirement, Rerun, Retrain, UnlearningMethod
+from secure_fu.unlearning import (
+    CertifiedModel,
+    Deletion,
+    Guarantee,
+    Outcome,
+    PlannedRounds,
+    Requirement,
+    Rerun,
+    Retrain,
+    UnlearningMethod,
+)
+from secure_fu.unlearning.claims import check_claim, claimed_start, enters, if_adaptive, keeps, kept_start
 
 __all__ = ["BeforeSettling", "Branches", "Unlearned", "nothing_before_settling"]
 
@@ -39,7 +51,7 @@ class Unlearned:
         guarantee: about forgetting.
         epsilon: what forgotten and retained units have paid, by phase.
         confidentiality: how well the run hides whom it forgot.
-        cost: as it was predicted.
+        cost: as it was predicted; of the rounds that were run, where the method stopped before the last of its plan.
         traffic: of each round that was run; rounds of an earlier process, read from disk, had none.
         seconds: wall-clock time of the run, in this process.
     """
@@ -59,7 +71,7 @@ class _Run:
     """One run of a method, and what is needed to go on from it."""
 
     unlearned: Unlearned
-    order: Order
+    instruction: Instruction
     deletion: Deletion
     remembered: int
     sums: RoundSums
@@ -148,20 +160,20 @@ class Branches:
         return run.unlearned
 
     def _execute(self, run: _Run, passed: Collection[TrainingState]) -> None:
-        order = run.order
+        instruction = run.instruction
         self._line.adopt(
             executed=Executed(
-                request=order.request,
-                method=order.method.name,
-                branch=order.branch,
+                request=instruction.request,
+                method=instruction.method.name,
+                branch=instruction.branch,
                 forgotten_units=run.deletion.forgotten_units,
                 guarantee=run.unlearned.guarantee,
-                if_adaptive=_if_adaptive(order.method, run.deletion, run.unlearned.guarantee),
-                chosen_late=run.deletion.adaptive or not run.deletion.declared(order.method),
+                if_adaptive=if_adaptive(run.unlearned.guarantee, run.deletion),
+                chosen_late=run.deletion.adaptive or not run.deletion.declared(instruction.method),
             ),
-            method=order.method,
+            began_at=_began_at(run),
             deletion=run.deletion,
-            marks=order.concerned.marks,
+            marks=instruction.concerned.marks,
             state=run.unlearned.state,
             remembered=run.remembered,
             passed=passed,
@@ -169,7 +181,7 @@ class Branches:
             transcript=run.transcript,
         )
         try:
-            self._fleet.settle(order)
+            self._fleet.wipe(instruction)
         except HistoryError:
             self.forget_releases()  # what one client cannot destroy is no reason to keep anything here
             raise
@@ -191,7 +203,9 @@ class Branches:
         concerned = self._fleet.identify(request)
         deletion = self._deletion(concerned, adaptive)
         method.check(deletion)
-        return self._cost(method, deletion, concerned)
+        planned = method.plan(deletion)
+        check_claim(method, method.guarantee(deletion), deletion, entered=enters(planned))
+        return self._cost(method, deletion, concerned, planned)
 
     def deletion(self, request: Request, *, adaptive: bool) -> Deletion:
         """What a method is told of a request."""
@@ -215,55 +229,74 @@ class Branches:
         if method.purpose not in self._server.policy.purposes:
             raise ArgumentError("method", method.name, "a method of the package, or one that was declared: methods=")
         method.check(deletion)
+        planned, promised = method.plan(deletion), method.guarantee(deletion)
+        check_claim(method, promised, deletion, entered=enters(planned))
         if require is not None:
             require.check(method, deletion, self._methods)
-        cost = self._cost(method, deletion, concerned)
+        cost = self._cost(method, deletion, concerned, planned)
         line = self._line.begun
         # What clients remember of rounds that the outcome does not come from goes with them.
         after = self._remembered_until(method, deletion) if execute else None
-        purpose = self._purpose(request, method, adaptive, execute)
+        purpose = Purpose(
+            request=request,
+            method=method,
+            adaptive=adaptive,
+            execute=execute,
+            branch=self._line.branch,
+            last_round=self._line.state.last_round,
+            model=self._line.state.model.digest,
+        )
         interrupted = self._interrupted(purpose)
-        order = Order(
+        instruction = Instruction(
             branch=self._name_of(method) if interrupted is None else interrupted,
             request=request,
             concerned=concerned,
             method=method,
             continues_after=after,
         )
-        self._fleet.prepare(order)
+        self._fleet.prepare(instruction)
         if interrupted is None:
-            transcript = self._server.transcript(order.branch, line.transcript.head)
+            transcript = self._server.transcript(instruction.branch, line.transcript.head)
             sums = self._fleet.begin(
-                order.branch,
+                instruction.branch,
                 parent=line.branch,
                 transcript=transcript,
                 first_round=line.sums.next_round,
-                purpose=purpose,
+                purpose=purpose.line,
             )
         else:
-            transcript = self._server.transcript(order.branch, self._server.head(order.branch))
-            sums = self._fleet.reopen(order.branch, transcript=transcript)
-        self._earlier.discard(order.branch)
+            transcript = self._server.transcript(instruction.branch, self._server.head(instruction.branch))
+            sums = self._fleet.reopen(instruction.branch, transcript=transcript)
+        self._earlier.discard(instruction.branch)
         started = time.perf_counter()
+        asked = PlannedSums(
+            self._server.resumed(instruction.branch, sums),
+            planned,
+            method=method.name,
+            start=claimed_start(method, promised, deletion),
+        )
         try:
-            outcome = method.run(self._server.resumed(order.branch, sums), deletion, on_round)
+            outcome = method.run(asked, deletion, on_round)
+            self._check_outcome(outcome, promised, instruction, deletion, asked)
+            if require is not None:
+                require.check_reached(method, outcome.guarantee)
         except BaseException:
-            if self._server.log(order.branch) is not None:
-                self._earlier.add(order.branch)  # the same call goes on with it
+            if self._server.log(instruction.branch) is not None:
+                self._earlier.add(instruction.branch)  # the same call goes on with it
             raise
         unlearned = Unlearned(
             method=method.name,
             state=outcome.state,
             guarantee=outcome.guarantee,
-            epsilon=self.epsilon(order.branch, concerned),
-            confidentiality=confidentiality(self._server.ledger, order.branch, forgotten=concerned.forgotten),
-            cost=cost,
+            epsilon=self.epsilon(instruction.branch, concerned),
+            confidentiality=confidentiality(self._server.ledger, instruction.branch, forgotten=concerned.forgotten),
+            cost=self._cost(method, deletion, concerned, asked.ran) if asked.stopped_early else cost,
             traffic=tuple(sums.traffic),
             seconds=time.perf_counter() - started,
         )
         return _Run(
             unlearned=unlearned,
-            order=order,
+            instruction=instruction,
             deletion=deletion,
             remembered=deletion.original.last_round if after is None else after,
             sums=sums,
@@ -278,8 +311,37 @@ class Branches:
             return deletion.checkpoints.load(before).last_round
         return method.start_state(deletion).last_round
 
-    def _cost(self, method: UnlearningMethod, deletion: Deletion, concerned: Concerned) -> Cost:
-        planned = method.plan(deletion)
+    def _check_outcome(
+        self, outcome: Outcome, promised: Guarantee, instruction: Instruction, deletion: Deletion, asked: PlannedSums
+    ) -> None:
+        """Refuse an outcome whose guarantee is weaker than was promised, or not borne out by what was run.
+
+        Raises:
+            GuaranteeError: it is so.
+        """
+        method, reached = instruction.method, outcome.guarantee
+        forgotten = set(instruction.concerned.forgotten)
+        entered = any(
+            event.charges[Subject.FORGOTTEN] is not None and not forgotten.isdisjoint(event.charged)
+            for event in self._server.ledger.events(instruction.branch)
+        )
+        check_claim(method, reached, deletion, entered=entered)
+        start = claimed_start(method, reached, deletion)
+        began_with = outcome.state.model if asked.began_with is None else asked.began_with
+        if start is not None and began_with.digest != start.digest:
+            raise GuaranteeError(
+                f"method {method.name!r} claims: {reached.describe()} But it did not begin with its start_state; "
+                "expected an outcome that comes from that one"
+            )
+        if not keeps(promised, reached):
+            raise GuaranteeError(
+                f"method {method.name!r} promised: {promised.describe()} It reached: {reached.describe()} Nothing of "
+                "it may be published"
+            )
+
+    def _cost(
+        self, method: UnlearningMethod, deletion: Deletion, concerned: Concerned, planned: Sequence[PlannedRounds]
+    ) -> Cost:
         return Cost(
             rounds=sum(rounds.count for rounds in planned),
             retraining_rounds=Retrain().rounds(deletion),
@@ -318,16 +380,10 @@ class Branches:
             earlier=tuple(entry.guarantee for entry in self._line.executed),
         )
 
-    def _purpose(self, request: Request, method: UnlearningMethod, adaptive: bool, execute: bool) -> str:
-        """What a branch is begun for, as a digest: only for the very same it is gone on with after an interruption."""
-        line = self._line
-        said = (request, method, adaptive, execute, line.branch, line.state.last_round, line.state.model.digest.hex())
-        return hashlib.sha256(repr(said).encode()).hexdigest()
-
-    def _interrupted(self, purpose: str) -> str | None:
+    def _interrupted(self, purpose: Purpose) -> str | None:
         """The first branch that was begun for the same, did not come to its end, and was not gone on with since."""
         for branch in self._server.ledger.branches:
-            if branch in self._earlier and self._server.purpose(branch) == purpose:
+            if branch in self._earlier and purpose.is_written_as(self._server.purpose(branch)):
                 return branch
         return None
 
@@ -336,6 +392,12 @@ class Branches:
         return method.purpose + (f"#{taken + 1}" if taken else "")
 
 
-def _if_adaptive(method: UnlearningMethod, deletion: Deletion, reached: Guarantee) -> Guarantee:
-    """What is left of a guarantee once a later request may depend on the models in between."""
-    return method.guarantee(replace(deletion, adaptive=True)) if isinstance(method, Rerun) else reached
+def _began_at(run: _Run) -> int | None:
+    """Rounds behind the checkpoint that the outcome comes from; None if it comes from the newest model, or may."""
+    method, state = run.instruction.method, run.unlearned.state
+    if isinstance(method, Rerun):
+        return method.checkpoint(run.deletion)
+    if claimed_start(method, run.unlearned.guarantee, run.deletion) is None:
+        return None
+    kept = kept_start(method, run.deletion)
+    return kept if kept is not None and kept < state.rounds and kept in run.deletion.checkpoints.rounds else None

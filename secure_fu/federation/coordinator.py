@@ -25,8 +25,9 @@ __all__ = ["Coordinator"]
 class Coordinator:
     """What a server does of training and unlearning, whoever the other parties are and wherever they run.
 
-    Training and executed deletions follow one another on the main line; :meth:`unlearn` tries a method in a branch of
-    its own and leaves the main line as it is. :class:`~secure_fu.federation.Federation` has all parties in one process.
+    Training and executed deletions follow one another on the main line. How a deletion is asked for depends on who asks
+    and on what is durable of it: :class:`~secure_fu.federation.Federation`, with all parties in one process, and
+    :class:`~secure_fu.deployment.server.federation_server.FederationServer` say it in their own ways.
 
     Args:
         model: the federation's; its parameters are the public starting point.
@@ -141,67 +142,44 @@ class Coordinator:
             self._line.begin(sums, transcript)
         return self._line.begun.sums
 
-    def unlearn(
+    def _forget(
         self,
         request: Request,
         method: UnlearningMethod,
         *,
-        adaptive: bool = False,
-        require: Requirement | None = None,
-        on_round: OnRound = no_observer,
+        adaptive: bool,
+        require: Requirement | None,
+        execute: bool,
+        on_round: OnRound,
+        before_settling: BeforeSettling = nothing_before_settling,
     ) -> Unlearned:
-        """Try out how a method forgets what a request names, in a branch of its own: the main line stays as it is.
-
-        Each call is a counterfactual; publishing the outcome of several adds up what they cost. What has been deleted
-        cannot be tried out any more: compare with retraining first.
+        """Run a method for a request: in a branch beside the main line, or for good.
 
         Args:
             request: identified by every client on its own records.
             method: how to forget.
             adaptive: whether the request may have been chosen after seeing models that the data had a part in.
             require: the least that has to be guaranteed.
+            execute: whether the main line goes on from the outcome, without the data.
             on_round: called with the state after each round.
+            before_settling: told the states before and after, where it is for good. It looks and decides nothing.
 
         Raises:
             ArgumentError: the request names an unknown client or record, covers nothing or a part of a unit.
             AlreadyForgotten: all that it names has been forgotten.
             MethodRefused: the method cannot serve it.
-            GuaranteeError: it does not guarantee what is required, or did not reach it.
+            GuaranteeError: it does not guarantee what is required, did not reach it, or claims what the ledger does
+                not bear out.
             CheckpointError: the checkpoint that it needs is missing or corrupt.
-            ProtocolError: no training round is done.
+            ProtocolError: no training round is done, or the method asks for a round that its plan does not have.
             BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
-        """
-        return self._branches.run(request, method, adaptive=adaptive, require=require, execute=False, on_round=on_round)
-
-    def delete(
-        self,
-        request: Request,
-        method: UnlearningMethod,
-        *,
-        adaptive: bool,
-        require: Requirement | None = None,
-        on_round: OnRound = no_observer,
-        before_settling: BeforeSettling = nothing_before_settling,
-    ) -> Unlearned:
-        """Execute a deletion: the main line goes on from its outcome, without the data.
-
-        The clients drop the records and what they remember of them; the server destroys the checkpoints that knew
-        them. Training, if rounds are left, and further deletions go on from there.
-
-        Args:
-            adaptive: whether the request may have been chosen after seeing models that the data had a part in: True for
-                most requests in the field, False where it was made independently of them. True weakens
-                what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
-            before_settling: told the states before and after. It looks and decides nothing: the deletion is executed
-                whatever it says, and what it raises is raised after that.
-            request, method, require, on_round: as :meth:`unlearn`, and so are the errors.
         """
         return self._branches.run(
             request,
             method,
             adaptive=adaptive,
             require=require,
-            execute=True,
+            execute=execute,
             on_round=on_round,
             before_settling=before_settling,
         )
@@ -209,15 +187,30 @@ class Coordinator:
     def cost(self, request: Request, method: UnlearningMethod, *, adaptive: bool) -> Cost:
         """What a method would cost and guarantee for a request; nothing is run.
 
+        Args:
+            request: identified by every client on its own records.
+            method: how to forget.
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in: True for
+                most requests in the field, False where it was made independently of them. True weakens what was
+                proved of re-runs, of this one and, if it is executed, of those before; see :attr:`executed`.
+
         Raises:
-            ArgumentError, AlreadyForgotten, MethodRefused, CheckpointError, ProtocolError: as :meth:`unlearn`.
+            ArgumentError: the request names an unknown client or record, covers nothing or a part of a unit.
+            AlreadyForgotten: all that it names has been forgotten.
+            MethodRefused: the method cannot serve it.
+            GuaranteeError: it claims what the ledger does not bear out.
+            CheckpointError: the checkpoint that it needs is missing or corrupt.
+            ProtocolError: no training round is done.
         """
         return self._branches.cost(request, method, adaptive=adaptive)
 
-    def deletion(self, request: Request, *, adaptive: bool = False) -> Deletion:
+    def deletion(self, request: Request, *, adaptive: bool) -> Deletion:
         """What a method is told of a request.
 
+        Args:
+            request, adaptive: as of :meth:`cost`.
+
         Raises:
-            ArgumentError, AlreadyForgotten, ProtocolError: as :meth:`unlearn`.
+            ArgumentError, AlreadyForgotten, ProtocolError: as :meth:`cost`.
         """
         return self._branches.deletion(request, adaptive=adaptive)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secure_fu.planning import Plan
 from secure_fu.privacy import (
@@ -24,7 +24,7 @@ from secure_fu.privacy import (
 from secure_fu.protocol import GridKind
 from secure_fu.unlearning import Guarantee, PlannedRounds
 
-__all__ = ["Cost", "predicted_epsilon", "predicted_events"]
+__all__ = ["Cost", "dearest_events", "predicted_epsilon", "predicted_events"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,16 @@ def predicted_events(
         if rate > 0.0 and rounds.count:
             events[_event(rounds, rate, plan, cohort)] += rounds.count
     return events
+
+
+def dearest_events(planned: Sequence[PlannedRounds], *, plan: Plan, cohort: int) -> Counter[GaussianSumEvent]:
+    """What planned rounds will charge by a client's own record, which tells no kinds of units apart.
+
+    Args:
+        cohort: number of clients that they invite.
+    """
+    dearer = [replace(one, retained_rate=max(one.retained_rate, one.forgotten_rate)) for one in planned]
+    return predicted_events(dearer, Subject.RETAINED, plan=plan, cohort=cohort)
 
 
 def _event(rounds: PlannedRounds, rate: float, plan: Plan, cohort: int) -> GaussianSumEvent:

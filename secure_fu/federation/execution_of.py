@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from secure_fu.deletion import SignedBatch
 from secure_fu.deletion.certificates import Accounts, Counted, ledger_rounds
@@ -20,7 +19,7 @@ from secure_fu.federation.main_line_file import Executed
 from secure_fu.privacy import Phase, PrivacyLedger, Subject, View
 from secure_fu.protocol.run_id import run_id_of
 from secure_fu.training import Lineage, TrainingState
-from secure_fu.unlearning import Certified, CertifiedModel, UnlearningMethod
+from secure_fu.unlearning import Certified, CertifiedModel
 
 __all__ = ["Before", "Federated", "before_deletion", "execution_of"]
 
@@ -82,7 +81,7 @@ def execution_of(
     before: Before,
     *,
     transcript: Path,
-    method: UnlearningMethod,
+    settings: Mapping[str, float | int | str | bool],
     window_id: bytes,
     concerned: Collection[str] | None,
     units: int | None = None,
@@ -105,7 +104,7 @@ def execution_of(
         federation: its newest executed deletion is the one that is meant.
         before: where it stood before.
         transcript: the server's transcript file.
-        method: that was run.
+        settings: all of the method that was run, as :func:`secure_fu.unlearning.settings_of` says them.
         window_id: 16 bytes.
         concerned: the clients that hold the units, whose charges are counted; None counts those of all clients: see
             :func:`secure_fu.deletion.certificates.concerned_clients`.
@@ -142,7 +141,7 @@ def execution_of(
         branch=entry.branch,
         run_id=run_id_of(run_key, entry.branch, order).hex() if order else shown.run_id,
         method=entry.method,
-        settings=_settings(method),
+        settings=dict(settings),
         guarantee=_guarantee(entry, accounts, size=size, basis=basis),
         confidentiality=_confidentiality(accounts, delta=delta, size=size),
         unit=unit.value,
@@ -285,12 +284,6 @@ def _unreleased(ledger: PrivacyLedger, path: Path) -> frozenset[tuple[str, int]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TranscriptError(f"{path} does not show the rounds of the ledger: {error!r}") from error
     return frozenset((event.branch, event.round_number) for event in ledger.events()) - shown
-
-
-def _settings(method: UnlearningMethod) -> dict[str, float | int | str | bool]:
-    """The method's public settings; an infinite number is the word `inf`."""
-    values = {item.name: getattr(method, item.name) for item in fields(cast(Any, method))}
-    return {name: "inf" if value == math.inf else value for name, value in values.items()}
 
 
 def _software() -> dict[str, str]:

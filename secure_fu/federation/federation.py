@@ -18,16 +18,18 @@ from secure_fu.federation.branches import BeforeSettling, Unlearned, nothing_bef
 from secure_fu.federation.coordinator import Coordinator
 from secure_fu.federation.fitting import check_cast, check_fits
 from secure_fu.federation.fleet import Request
-from secure_fu.federation.founding import FOUNDING, read_founding
+from secure_fu.federation.founding import common_facts, declared_methods, read_founding
 from secure_fu.federation.local_fleet import LocalFleet
 from secure_fu.federation.main_line import MainLine
 from secure_fu.federation.marks import Marks
-from secure_fu.federation.parties import DEFAULT_COMMITTEE, KAHE, Parties
+from secure_fu.federation.parties import DEFAULT_COMMITTEE, Parties
 from secure_fu.federation.parting import Parting, no_parting
+from secure_fu.file_names import FOUNDING, POLICY
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, Unit
 from secure_fu.protocol import ReleasedModel, read_policy
+from secure_fu.scheme_names import KAHE
 from secure_fu.training import (
     TRAIN,
     CheckpointStore,
@@ -101,7 +103,7 @@ class Federation(Coordinator):
     ) -> None:
         recipe, model = plan.recipe, FlatModel(module)
         self.scheme_name = scheme_name
-        declared = frozenset({*(kind() for kind in METHODS.values()), *methods})
+        brought = frozenset(methods)
         self._joins = dict(joins or {})
         check_cast(plan, clients, self._joins, present=len(self._cohort_of(clients, 0)))
         for name, records in clients.items():
@@ -114,6 +116,14 @@ class Federation(Coordinator):
         self._memories: tempfile.TemporaryDirectory[str] | None = None
         if directory is None and (resumable or not new):
             raise ArgumentError("directory", directory, "a directory that outlives the process, to be opened again")
+        if new or directory is None:
+            declared = brought.union(kind() for kind in METHODS.values())
+            facts = common_facts(ReleasedModel.public(model.vector()), self._joins, declared)
+        else:
+            founding = read_founding(directory / FOUNDING)
+            declared = declared_methods(founding, brought)
+            facts = common_facts(ReleasedModel.public(model.vector()), self._joins, declared)
+            facts["methods"] = founding.facts["methods"]  # one of version 1 may have written a number otherwise
         if directory is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="secure-fu-")
             directory = Path(self._scratch.name)
@@ -135,7 +145,7 @@ class Federation(Coordinator):
                 member_vanishes=member_vanishes,
                 encryption_processes=encryption_processes,
                 randomness=OsRandomness() if randomness is None else randomness,
-                facts=_facts(model, self._joins, declared),
+                facts=facts,
                 new=new,
                 resumable=resumable,
             )
@@ -186,7 +196,7 @@ class Federation(Coordinator):
                 cohort=self._cohort,
             )
             if not new:
-                self._settle_again(line)
+                self._wipe_again(line)
                 self._go_on()
         except BaseException:
             self.close()
@@ -217,7 +227,7 @@ class Federation(Coordinator):
             module: as it was at first: its parameters are the public starting point.
             clients: as at first, in the same order; of records that have been forgotten only the place counts, so they
                 may be blank.
-            methods: those that were declared.
+            methods: those of your own that were declared, where no installed package brings them.
             vanishes, member_vanishes, encryption_processes, randomness: as of the class.
 
         Raises:
@@ -229,7 +239,7 @@ class Federation(Coordinator):
             clients,
             plan=founding.plan,
             scheme_name=founding.scheme_name,
-            committee=read_policy(directory / "policy.toml").terms,
+            committee=read_policy(directory / POLICY).terms,
             joins=json.loads(founding.facts.get("joins", "{}")),
             vanishes=vanishes,
             member_vanishes=member_vanishes,
@@ -240,10 +250,10 @@ class Federation(Coordinator):
             new=False,
         )
 
-    def _settle_again(self, line: MainLine) -> None:
+    def _wipe_again(self, line: MainLine) -> None:
         try:
             if line.executed:
-                self._local.settle_again(line.unwiped)
+                self._local.wipe_again(line.unwiped)
         except HistoryError:
             self._branches.forget_releases()
             raise
@@ -269,6 +279,39 @@ class Federation(Coordinator):
         """Names of all clients, sorted."""
         return tuple(self._records)
 
+    def unlearn(
+        self,
+        request: Request,
+        method: UnlearningMethod,
+        *,
+        adaptive: bool,
+        require: Requirement | None = None,
+        on_round: OnRound = no_observer,
+    ) -> Unlearned:
+        """Try out how a method forgets what a request names, in a branch of its own: the main line stays as it is.
+
+        Each call is a counterfactual; publishing the outcome of several adds up what they cost. What has been deleted
+        cannot be tried out any more: compare with retraining first.
+
+        Args:
+            request: identified by every client on its own records.
+            method: how to forget.
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in.
+            require: the least that has to be guaranteed.
+            on_round: called with the state after each round.
+
+        Raises:
+            ArgumentError: the request names an unknown client or record, covers nothing or a part of a unit.
+            AlreadyForgotten: all that it names has been forgotten.
+            MethodRefused: the method cannot serve it.
+            GuaranteeError: it does not guarantee what is required, did not reach it, or claims what the ledger does
+                not bear out.
+            CheckpointError: the checkpoint that it needs is missing or corrupt.
+            ProtocolError: no training round is done, or the method asks for a round that its plan does not have.
+            BudgetExceededError, RoundAborted: as :meth:`~secure_fu.protocol.SecureSums.secure_sum`.
+        """
+        return self._forget(request, method, adaptive=adaptive, require=require, execute=False, on_round=on_round)
+
     def delete(
         self,
         request: Request,
@@ -280,22 +323,35 @@ class Federation(Coordinator):
         before_settling: BeforeSettling = nothing_before_settling,
         before_wiping: Callable[[Parting], None] = no_parting,
     ) -> Unlearned:
-        """Execute a deletion; see :meth:`Coordinator.delete`.
+        """Execute a deletion: the main line goes on from its outcome, without the data.
+
+        The clients drop the records and what they remember of them; the server destroys the checkpoints that knew
+        them. Training, if rounds are left, and further deletions go on from there.
 
         Args:
+            adaptive: whether the request may have been chosen after seeing models that the data had a part in: True for
+                most requests in the field, False where it was made independently of them. True weakens
+                what was proved of re-runs, of this one and of those executed before; see :attr:`executed`.
+            before_settling: told the states before and after. It looks and decides nothing: the deletion is executed
+                whatever it says, and what it raises is raised after that.
             before_wiping: run at each client that has records to wipe, with these records and the models before and
-                after, for an audit of its own; see :func:`secure_fu.audit.own_audit`. It looks and decides nothing: the
-                deletion is executed whatever it says, and what it raises is raised after that.
-            request, method, adaptive, require, on_round, before_settling: as of :meth:`Coordinator.delete`, and so are
-                the errors.
+                after, for an audit of its own; see :func:`secure_fu.audit.own_audit`. It looks and decides nothing,
+                as `before_settling`.
+            request, method, require, on_round: as of :meth:`unlearn`, and so are the errors.
         """
 
         def part(before: TrainingState, after: TrainingState) -> None:
             before_settling(before, after)
             self._local.part(before, after, before_wiping)
 
-        return super().delete(
-            request, method, adaptive=adaptive, require=require, on_round=on_round, before_settling=part
+        return self._forget(
+            request,
+            method,
+            adaptive=adaptive,
+            require=require,
+            execute=True,
+            on_round=on_round,
+            before_settling=part,
         )
 
     def epsilon(self, branch: str, marks: Marks) -> tuple[EpsilonEntry, ...]:
@@ -307,12 +363,3 @@ class Federation(Coordinator):
 
     def _cohort_of(self, names: Iterable[str], round_number: int) -> tuple[str, ...]:
         return tuple(name for name in names if self._joins.get(name, 0) <= round_number)
-
-
-def _facts(model: FlatModel, joins: Mapping[str, int], methods: Iterable[UnlearningMethod]) -> dict[str, str]:
-    """What is fixed before the first round beside plan and policy."""
-    return {
-        "start": ReleasedModel.public(model.vector()).digest.hex(),
-        "joins": json.dumps(dict(sorted(joins.items()))),
-        "methods": "; ".join(sorted(repr(method) for method in methods)),
-    }

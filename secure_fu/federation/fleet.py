@@ -11,7 +11,7 @@ from secure_fu.federation.marks import Marks
 from secure_fu.protocol import RoundTraffic, SecureSums, Transcript
 from secure_fu.unlearning import UnlearningMethod
 
-__all__ = ["Concerned", "Fleet", "Order", "Request", "RoundSums"]
+__all__ = ["Concerned", "Fleet", "Instruction", "Request", "RoundSums"]
 
 Request = DeletionRequest | DeletionBatch | SignedBatch
 """In one process requests say what they cover; on machines of their own only clients can open what was signed."""
@@ -35,7 +35,7 @@ class Concerned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Instruction:
     """What the clients are told of one unlearning run.
 
     Attributes:
@@ -77,10 +77,10 @@ class Fleet(Protocol):
             AlreadyForgotten: all that it names has been forgotten.
         """
 
-    def prepare(self, order: Order) -> None:
-        """Have every client mark what the request covers at it, before the rounds of the order's branch."""
+    def prepare(self, instruction: Instruction) -> None:
+        """Have every client mark what the request covers at it, before the rounds of its branch."""
 
-    def settle(self, order: Order) -> None:
+    def wipe(self, instruction: Instruction) -> None:
         """The deletion is executed: have every client drop the data, and what it must not remember.
 
         Raises:
@@ -90,7 +90,7 @@ class Fleet(Protocol):
     def begin(
         self, branch: str, *, parent: str | None, transcript: Transcript, first_round: int, purpose: str
     ) -> RoundSums:
-        """The secure sums of a new branch: of training, or of the order that was prepared for it.
+        """The secure sums of a new branch: of training, or of the run that was prepared for it.
 
         Args:
             branch: a new name.

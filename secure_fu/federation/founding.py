@@ -6,20 +6,31 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.errors import ArgumentError, RecordError
+from secure_fu.federation.stored_formats import founding_1_to_2
 from secure_fu.planning import Plan
+from secure_fu.protocol import ReleasedModel
 from secure_fu.protocol.files import write_whole
+from secure_fu.unlearning import UnlearningMethod, methods_from, methods_text
 
-__all__ = ["FOUNDING", "Founding", "from_plain", "read_founding", "to_plain", "write_founding"]
+__all__ = [
+    "Founding",
+    "common_facts",
+    "declared_methods",
+    "from_plain",
+    "read_founding",
+    "to_plain",
+    "write_founding",
+]
 
-FOUNDING: Final = "federation.json"
-_FORMAT: Final = "secure-fu/federation/1"
+_FORMAT: Final = "secure-fu/federation/2"
+_FORMER: Final = "secure-fu/federation/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +68,42 @@ class Founding:
         _compare("facts", dict(self.facts), dict(facts), path)
 
 
+def common_facts(start: ReleasedModel, joins: Mapping[str, int], methods: Iterable[UnlearningMethod]) -> dict[str, str]:
+    """What every federation fixes beside plan and policy, as the facts of its founding.
+
+    Args:
+        start: the public starting point.
+        joins: rounds done before a client joins, for those that join late.
+        methods: that are declared before training.
+
+    Raises:
+        ArgumentError: a method's settings cannot be written down.
+    """
+    return {
+        "start": start.digest.hex(),
+        "joins": json.dumps(dict(sorted(joins.items()))),
+        "methods": methods_text(methods),
+    }
+
+
+def declared_methods(founding: Founding, given: Iterable[UnlearningMethod] = ()) -> frozenset[UnlearningMethod]:
+    """The methods that a federation was founded with, whatever there is today.
+
+    Args:
+        given: by the caller, of classes that may not be installed; each has to be a declared one.
+
+    Raises:
+        ArgumentError: one that is given was not declared; or one that was declared is missing on this machine, or has
+            other settings than then.
+    """
+    brought = frozenset(given)
+    text = founding.facts.get("methods", "")
+    declared = methods_from(text, brought)
+    if brought - declared:
+        raise ArgumentError("methods", methods_text(brought - declared), f"methods that were declared: {text}")
+    return declared
+
+
 def write_founding(path: Path, founding: Founding) -> None:
     """Write the file; its presence says that everything else of a federation's directory is there.
 
@@ -77,6 +124,7 @@ def read_founding(path: Path) -> Founding:
     Raises:
         RecordError: it is missing or damaged.
     """
+    # A backup is made, and a bundle pinned, before anything upgrades the file.
     if not path.exists():
         there = "exists" if path.parent.is_dir() else "does not exist"
         raise RecordError(
@@ -85,11 +133,12 @@ def read_founding(path: Path) -> Founding:
         )
     try:
         read = json.loads(path.read_bytes())
-        if read["format"] != _FORMAT:
+        if read["format"] not in (_FORMAT, _FORMER):
             raise RecordError(f"{path} is of format {read['format']!r}; this version reads {_FORMAT!r}")
         if read["sha256"] != _hash(read["founding"]):
             raise RecordError(f"{path} is damaged: it is not what was written; restore it from a copy")
-        founding: Founding = from_plain(Founding, read["founding"])
+        values = read["founding"] if read["format"] == _FORMAT else founding_1_to_2(read["founding"])
+        founding: Founding = from_plain(Founding, values)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ArgumentError) as error:
         raise RecordError(f"{path} is damaged, or of another version: {error}") from error
     return founding

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secure_fu.deletion import SignedBatch
 from secure_fu.errors import AlreadyForgotten, ArgumentError, HistoryError
-from secure_fu.federation.fleet import Concerned, Order, Request
+from secure_fu.federation.fleet import Concerned, Instruction, Request
 from secure_fu.federation.marks import Marks, count_units, holders
 from secure_fu.federation.parties import Parties
 from secure_fu.federation.parting import Parting
@@ -88,16 +88,18 @@ class LocalFleet:
         gone = self._gone().get(name)
         return mask if gone is None else mask[~gone]
 
-    def prepare(self, order: Order) -> None:
+    def prepare(self, instruction: Instruction) -> None:
         """See :class:`~secure_fu.federation.fleet.Fleet`."""
         silos = {
             name: silo.forgetting(
-                self._present(name, order.concerned.marks[name]), self._unit, continues_after=order.continues_after
+                self._present(name, instruction.concerned.marks[name]),
+                self._unit,
+                continues_after=instruction.continues_after,
             )
             for name, silo in self._silos.items()
         }
-        tasks = {name: dict(order.method.client_tasks(silo)) for name, silo in silos.items()}
-        self._ordered = (order.branch, silos, tasks)
+        tasks = {name: dict(instruction.method.client_tasks(silo)) for name, silo in silos.items()}
+        self._ordered = (instruction.branch, silos, tasks)
 
     def part(self, before: TrainingState, after: TrainingState, before_wiping: Callable[[Parting], None]) -> None:
         """Let each client that has records to wipe look at them once more, with the models before and after."""
@@ -109,12 +111,12 @@ class LocalFleet:
     def _prepared(self) -> Mapping[str, Silo]:
         return {} if self._ordered is None else self._ordered[1]
 
-    def settle(self, order: Order) -> None:
+    def wipe(self, instruction: Instruction) -> None:
         """See :class:`~secure_fu.federation.fleet.Fleet`."""
         self._wipe(self._prepared)
         self._ordered = None
 
-    def settle_again(self, unwiped: range) -> None:
+    def wipe_again(self, unwiped: range) -> None:
         """Do again what the last deletion has to destroy, for a process that may have ended in the middle of it.
 
         Args:

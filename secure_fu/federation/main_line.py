@@ -22,7 +22,7 @@ from secure_fu.federation.main_line_file import Executed, Standing, read_standin
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, Subject, renyi_epsilon
 from secure_fu.protocol import Transcript
 from secure_fu.training import CheckpointStore, Lineage, TrainingState
-from secure_fu.unlearning import CertifiedModel, Deletion, Rerun, UnlearningMethod
+from secure_fu.unlearning import CertifiedModel, Deletion
 
 __all__ = ["ORIGINAL", "Executed", "MainLine"]
 
@@ -121,7 +121,7 @@ class MainLine:
         self,
         *,
         executed: Executed,
-        method: UnlearningMethod,
+        began_at: int | None,
         deletion: Deletion,
         marks: Mapping[str, NDArray[np.bool_]],
         state: TrainingState,
@@ -133,15 +133,15 @@ class MainLine:
         """Go on from the outcome of a deletion; what knew the forgotten data is destroyed.
 
         Args:
+            began_at: rounds behind the checkpoint that the outcome comes from; None if it comes from the newest state.
             marks: what is forgotten, by client.
             state: that the method ended in.
             remembered: last round of before that clients may still remember.
             passed: states of training that it went through.
             sums, transcript: of its branch.
         """
-        if isinstance(method, Rerun):
-            kept = method.checkpoint(deletion)
-            start = self.checkpoints.lineage(kept)
+        if began_at is not None:
+            kept, start = began_at, self.checkpoints.lineage(began_at)
         else:
             # The outcome takes the place of a checkpoint with as many rounds of training: it has releases that this
             # one has not.

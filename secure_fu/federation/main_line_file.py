@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from secure_fu.deletion import DeletionBatch, DeletionRequest, SignedBatch
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.founding import from_plain, to_plain
+from secure_fu.file_names import MAIN_LINE
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
 from secure_fu.training import Lineage, TrainingState
 from secure_fu.training.checkpoints import pack_state, read_state
@@ -23,7 +24,6 @@ from secure_fu.unlearning import Baseline, Certified, CertifiedModel, Exact, Gua
 __all__ = ["Executed", "Standing", "read_standing", "write_standing"]
 
 _FORMAT: Final = "secure-fu/main-line/2"
-_LINE: Final = "main_line.json"
 _KINDS: Final[Mapping[str, type]] = {
     kind.__name__: kind
     for kind in (DeletionRequest, DeletionBatch, SignedBatch, Exact, Certified, CertifiedModel, Heuristic, Baseline)
@@ -109,10 +109,10 @@ def write_standing(directory: Path, standing: Standing) -> None:
     try:
         write_whole(directory / name, content)
         text = json.dumps({"format": _FORMAT, "sha256": _hash(values), "line": values}, indent=1)
-        write_whole(directory / _LINE, text.encode())
+        write_whole(directory / MAIN_LINE, text.encode())
         _destroy_others(directory, name)
     except OSError as error:
-        raise RecordError(f"{directory / _LINE} cannot be written: {error}") from error
+        raise RecordError(f"{directory / MAIN_LINE} cannot be written: {error}") from error
 
 
 def read_standing(directory: Path) -> Standing | None:
@@ -122,7 +122,7 @@ def read_standing(directory: Path) -> Standing | None:
         RecordError: the file is damaged.
         CheckpointError: the state's file is missing or damaged.
     """
-    path = directory / _LINE
+    path = directory / MAIN_LINE
     if not path.exists():
         return None
     try:

@@ -15,7 +15,7 @@ from secure_fu.crypto import (
     scheme,
 )
 from secure_fu.errors import ArgumentError
-from secure_fu.federation.agreed_policy import policy_of
+from secure_fu.federation.agreed_policy import KEY_HOLDER_ALONE, parameter_sets_of, policy_of
 from secure_fu.federation.party_directory import PartyDirectory
 from secure_fu.planning import Plan
 from secure_fu.protocol import (
@@ -37,17 +37,14 @@ from secure_fu.protocol import (
     Run,
     Transcript,
     UploadEncryption,
-    kahe_parameter_sets,
 )
+from secure_fu.scheme_names import KAHE, SCHEMES
 
-__all__ = ["DEFAULT_COMMITTEE", "KAHE", "Parties"]
+__all__ = ["DEFAULT_COMMITTEE", "Parties"]
 
-KAHE = "kahe"
-SCHEMES = (KAHE, "bfv", "plain")
 DEFAULT_COMMITTEE = CommitteeTerms(members=10, threshold=7, quorum=7, corrupt=3)
 """Ten members, of whom any three may pool all they know with the server, and any three may be away."""
 
-_KEY_HOLDER_ALONE = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
 _SERVER = "server"
 _KEY_HOLDER = "key-holder"
 
@@ -115,7 +112,7 @@ class Parties:
         self._scheme = None if scheme_name == KAHE else scheme(scheme_name)
         if not isinstance(terms, CommitteeTerms):
             raise ArgumentError("committee", terms, "a CommitteeTerms")
-        self._terms = terms if self._scheme is None else _KEY_HOLDER_ALONE
+        self._terms = terms if self._scheme is None else KEY_HOLDER_ALONE
         committee = _committee(self._terms) if self._scheme is None else (_KEY_HOLDER,)
         taken = sorted({_SERVER, *committee} & set(clients))
         if taken:
@@ -164,7 +161,7 @@ class Parties:
             committee=self._committee,
             terms=self._terms,
             purposes=self._purposes,
-            parameter_sets=kahe_parameter_sets() if self._scheme is None else frozenset({self._scheme.parameter_set}),
+            parameter_sets=parameter_sets_of(self._scheme_name),
         )
 
     def close(self) -> None:

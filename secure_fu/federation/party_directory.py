@@ -10,7 +10,7 @@ from pathlib import Path
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.errors import RecordError
-from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
+from secure_fu.federation.founding import Founding, read_founding, write_founding
 from secure_fu.federation.server_directory import (
     ServerDirectory,
     check_public_files,
@@ -18,6 +18,7 @@ from secure_fu.federation.server_directory import (
     write_public_files,
 )
 from secure_fu.federation.stored_formats import upgrade
+from secure_fu.file_names import FOUNDING, LEDGER
 from secure_fu.planning import Plan
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import ClientRecord, MemberRecord, OpeningRecord, Policy
@@ -81,7 +82,7 @@ class PartyDirectory:
             founding.check(clients=clients, scheme_name=scheme_name, plan=plan, facts=facts, path=directory / FOUNDING)
         with ExitStack() as opened:
             # First: it refuses a directory that has one, whose other files stay as they are, or that is in use.
-            path = directory / "ledger.sqlite"
+            path = directory / LEDGER
             ledger = opened.enter_context(
                 PrivacyLedger.create(path, budget=plan.budget) if new else PrivacyLedger.open(path)
             )

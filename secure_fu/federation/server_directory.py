@@ -10,7 +10,8 @@ from pathlib import Path
 
 from secure_fu.crypto import Roster
 from secure_fu.errors import ArgumentError, LedgerError, RecordError
-from secure_fu.federation.founding import FOUNDING, Founding
+from secure_fu.federation.founding import Founding
+from secure_fu.file_names import FOUNDING, POLICY, ROSTER, TRANSCRIPT
 from secure_fu.privacy import EventStatus, PrivacyLedger
 from secure_fu.protocol import (
     Policy,
@@ -21,7 +22,7 @@ from secure_fu.protocol import (
     Transcript,
     VerifiedBranch,
     read_policy,
-    settle,
+    reconcile,
     write_policy,
 )
 from secure_fu.protocol.files import write_whole
@@ -63,8 +64,8 @@ def kept_orders(directory: Path, branch: str) -> Mapping[bytes, bytes]:
 
 def write_public_files(directory: Path, *, roster: Roster, policy: Policy) -> None:
     """Write down what an outsider needs to check the run."""
-    (directory / "roster.bin").write_bytes(roster.encode())
-    write_policy(policy, directory / "policy.toml")
+    (directory / ROSTER).write_bytes(roster.encode())
+    write_policy(policy, directory / POLICY)
 
 
 def check_public_files(directory: Path, *, founding: Founding, roster: Roster, policy: Policy, keys: str) -> None:
@@ -79,11 +80,11 @@ def check_public_files(directory: Path, *, founding: Founding, roster: Roster, p
     """
     for name, is_ours in (
         (keys, roster.digest == founding.roster_digest),
-        ("roster.bin", content_of(directory / "roster.bin") == roster.encode()),
+        (ROSTER, content_of(directory / ROSTER) == roster.encode()),
     ):
         if not is_ours:
             raise RecordError(f"{directory / name} is damaged or of another federation than {directory / FOUNDING}")
-    path = directory / "policy.toml"
+    path = directory / POLICY
     written = read_policy(path)
     for item in fields(Policy):
         then, now = getattr(written, item.name), getattr(policy, item.name)
@@ -132,12 +133,14 @@ class ServerDirectory:
         self._verified: Mapping[str, VerifiedBranch] = {}
         if goes_on:
             self._logs = {branch: ReleaseLog(self._log_path(branch)) for branch in ledger.branches}
-            self._verified = settle(self.transcript_file, logs=self._logs, ledger=ledger, roster=roster, policy=policy)
+            self._verified = reconcile(
+                self.transcript_file, logs=self._logs, ledger=ledger, roster=roster, policy=policy
+            )
 
     @property
     def transcript_file(self) -> Path:
         """The file that has a line for every release."""
-        return self._directory / "transcript.jsonl"
+        return self._directory / TRANSCRIPT
 
     def parent(self, branch: str) -> str | None:
         """A branch's parent.

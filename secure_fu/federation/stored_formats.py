@@ -7,9 +7,11 @@ a copy (`secure-fu backup`) until the new software has run.
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import json
+import re
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +22,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from secure_fu.errors import CheckpointError, RecordError
+from secure_fu.file_names import CERTIFICATES, FOUNDING, KEYS, LEDGER, MAIN_LINE, NEXT_KEYS, QUEUE, ROSTER, TRANSCRIPT
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol.files import write_whole
 from secure_fu.training.checkpoints import read_state
 
-__all__ = ["FORMATS", "NewerFormat", "Stored", "StoredFormat", "stored", "upgrade"]
+__all__ = ["FORMATS", "NewerFormat", "Stored", "StoredFormat", "founding_1_to_2", "stored", "upgrade"]
 
 _LARGEST_HEADER: Final = 1 << 24
-_LEDGER: Final = "ledger.sqlite"
 
 
 Upgrade = Callable[[Path, PrivacyLedger | None], None]
@@ -119,7 +121,7 @@ def upgrade(directory: Path) -> tuple[Stored, ...]:
     if not old:
         return ()
     with ExitStack() as locked:
-        ledger = directory / _LEDGER
+        ledger = directory / LEDGER
         opened = locked.enter_context(PrivacyLedger.open(ledger)) if ledger.exists() else None
         for found in old:
             for number in range(found.version or 0, found.format.version):
@@ -236,11 +238,70 @@ def _main_line_1_to_2(path: Path, ledger: PrivacyLedger | None) -> None:
         else:
             line["remembered"] = lineage[-2][1]
         if ledger is None:
-            raise ValueError(f"there is no {_LEDGER} beside it")
+            raise ValueError(f"there is no {LEDGER} beside it")
         line["until"] = min(event.round_number for event in ledger.events(last["branch"])) - 1
         content = {"format": "secure-fu/main-line/2", "sha256": _hash(line), "line": line}
         write_whole(path, json.dumps(content, indent=1).encode())
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, CheckpointError) as error:
+        raise RecordError(f"{path} cannot be brought to version 2: {error}; it is as it was") from error
+
+
+_CLASSES_1: Final[Mapping[str, str]] = {
+    "Ascent": "ascent",
+    "Correction": "correction",
+    "Eraser": "eraser",
+    "FineTune": "finetune",
+    "Fisher": "fisher",
+    "Negation": "negation",
+    "Newton": "newton",
+    "Retrain": "retrain",
+    "Rollback": "rollback",
+    "Scratch": "scratch",
+    "Scrub": "scrub",
+}
+_ENUM_1: Final = re.compile(r"<\w+\.\w+: ('[^']*')>")
+
+
+def founding_1_to_2(founding: dict[str, Any]) -> dict[str, Any]:
+    """What a file of version 1 says, as version 2 does: methods as JSON, by name, and no longer as Python prints them.
+
+    Raises:
+        ValueError, KeyError, TypeError: it says something else, or names a class that was not of the package.
+    """
+    facts = dict(founding["facts"])
+    if "methods" in facts:
+        said = [_method_of_1(text) for text in facts["methods"].split("; ") if text]
+        texts = sorted(json.dumps(one, sort_keys=True, separators=(",", ":"), allow_nan=False) for one in said)
+        facts["methods"] = f"[{','.join(texts)}]"
+    return {**founding, "facts": facts}
+
+
+def _method_of_1(text: str) -> tuple[str, dict[str, object]]:
+    try:
+        call = ast.parse(_ENUM_1.sub(r"\1", text), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"{text!r} is no method with settings") from error
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError(f"{text!r} is no method with settings")
+    if call.func.id not in _CLASSES_1:
+        raise ValueError(f"{text!r} is no method of the package; the version that wrote it can go on")
+    settings: dict[str, object] = {}
+    for item in call.keywords:
+        infinite = isinstance(item.value, ast.Name) and item.value.id == "inf"
+        settings[str(item.arg)] = "inf" if infinite else ast.literal_eval(item.value)
+    return _CLASSES_1[call.func.id], settings
+
+
+def _federation_1_to_2(path: Path, ledger: PrivacyLedger | None) -> None:
+    """Version 2 names methods and settings in JSON: version 1 could be read by the same classes alone."""
+    try:
+        read: dict[str, Any] = json.loads(path.read_bytes())
+        if read["sha256"] != _hash(read["founding"]):
+            raise ValueError("it is not what was written")
+        values = founding_1_to_2(read["founding"])
+        content = {"format": "secure-fu/federation/2", "sha256": _hash(values), "founding": values}
+        write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be brought to version 2: {error}; it is as it was") from error
 
 
@@ -252,16 +313,17 @@ _RECORD: Final = b"SFUR"
 FORMATS: Final[tuple[StoredFormat, ...]] = (
     StoredFormat(
         name="main-line",
-        patterns=("main_line.json",),
+        patterns=(MAIN_LINE,),
         version=2,
         version_of=_of_json("main-line"),
         upgrades={1: _main_line_1_to_2},
     ),
     StoredFormat(
         name="federation",
-        patterns=("federation.json", "epochs/*/federation.json"),
-        version=1,
+        patterns=(FOUNDING, f"epochs/*/{FOUNDING}"),
+        version=2,
         version_of=_of_json("federation"),
+        upgrades={1: _federation_1_to_2},
     ),
     StoredFormat(
         name="checkpoint",
@@ -275,8 +337,8 @@ FORMATS: Final[tuple[StoredFormat, ...]] = (
         version=1,
         version_of=_of_safetensors("history"),
     ),
-    StoredFormat(name="ledger", patterns=(_LEDGER,), version=1, version_of=_of_sqlite(b"SFUL")),
-    StoredFormat(name="queue", patterns=("deletion/queue.sqlite",), version=1, version_of=_of_sqlite(b"SFUQ")),
+    StoredFormat(name="ledger", patterns=(LEDGER,), version=1, version_of=_of_sqlite(b"SFUL")),
+    StoredFormat(name="queue", patterns=(QUEUE,), version=1, version_of=_of_sqlite(b"SFUQ")),
     StoredFormat(
         name="client-record",
         patterns=("client-*.sqlite", "clients/*.sqlite"),
@@ -301,25 +363,25 @@ FORMATS: Final[tuple[StoredFormat, ...]] = (
     ),
     StoredFormat(
         name="certificate",
-        patterns=("deletion/certificates/*.json",),
+        patterns=(f"{CERTIFICATES}/*.json",),
         version=1,
         version_of=_of_json("certificate", key="schema"),
     ),
     StoredFormat(
         name="wire messages in a transcript",
-        patterns=("transcript.jsonl", "epochs/*/transcript.jsonl"),
+        patterns=(TRANSCRIPT, f"epochs/*/{TRANSCRIPT}"),
         version=1,
         version_of=_of_transcript,
     ),
     StoredFormat(
         name="wire messages in a roster",
-        patterns=("roster.bin", "epochs/*/roster.bin"),
+        patterns=(ROSTER, f"epochs/*/{ROSTER}"),
         version=1,
         version_of=_of_wire(),
     ),
     StoredFormat(
         name="wire messages in keys",
-        patterns=("keys.bin", "keys-next.bin", "identities.bin"),
+        patterns=(KEYS, NEXT_KEYS, "identities.bin"),
         version=1,
         version_of=_of_wire(skip=32),
     ),

@@ -102,7 +102,7 @@ class GridExchange:
         try:
             answer = unpack(reply.content)
         except WireError as error:
-            _LOGGER.warning("node %s: %s", address, error)
+            _LOGGER.warning("node %s sends what is no answer: %s", address, error)
             return None
         self._keep("answer", address, answer)
         return answer

@@ -23,9 +23,9 @@ from typing import Final
 
 import tomli_w
 
+from secure_fu.deployment.local import LocalProcessError, Processes, program
 from secure_fu.errors import ArgumentError
 from secure_fu.flower.certificates import NodeKey, ServerCertificate, make_node_key, make_server_certificate
-from secure_fu.flower.processes import LocalProcessError, Processes, program
 
 __all__ = ["LocalFlower", "RunOutcome"]
 

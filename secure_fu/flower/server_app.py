@@ -34,10 +34,10 @@ from typing import Any, Final, Self
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from secure_fu.deployment.logs import log_to
-from secure_fu.errors import ConfigError, RoundAborted
+from secure_fu.deployment.logs import cleaned, event, log_to
+from secure_fu.deployment.server.jobs import JOBS, run_job, write_report
+from secure_fu.errors import ConfigError, RoundAborted, SecureFUError
 from secure_fu.flower.grid_exchange import GridExchange
-from secure_fu.flower.jobs import JOBS, run_job, write_report
 
 __all__ = ["RunSettings", "server_app"]
 
@@ -101,22 +101,38 @@ def server_app() -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         log_to(sys.stderr)  # which Flower keeps
-        settings = RunSettings.of(context.run_config)
-        exchange = GridExchange(grid, poll_seconds=settings.poll_seconds, capture=settings.capture_directory)
-        _wait_for_nodes(exchange, settings)
-        report = run_job(
-            settings.server_directory,
-            exchange,
-            job=settings.job,
-            rounds=settings.rounds or None,
-            at_once=settings.now,
-            exchange_timeout=settings.exchange_timeout,
-            round_timeout=settings.round_timeout,
-        )
-        if settings.report is not None:
-            write_report(report, settings.report)
+        logging.getLogger("flwr").addFilter(_without_trace)
+        try:
+            _run(grid, RunSettings.of(context.run_config))
+        except SecureFUError as error:
+            refused = {"error": type(error).__name__, "reason": cleaned(error)}
+            _LOGGER.error("the job is refused: %s", error, extra=event("job-refused", refused))
+            raise  # Flower marks the run as failed, with this message
 
     return app
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """For Flower's log: of an error that this package raises on purpose the message is enough."""
+    if record.exc_info and isinstance(record.exc_info[1], SecureFUError):
+        record.exc_info, record.exc_text = None, None
+    return True
+
+
+def _run(grid: Grid, settings: RunSettings) -> None:
+    exchange = GridExchange(grid, poll_seconds=settings.poll_seconds, capture=settings.capture_directory)
+    _wait_for_nodes(exchange, settings)
+    report = run_job(
+        settings.server_directory,
+        exchange,
+        job=settings.job,
+        rounds=settings.rounds or None,
+        at_once=settings.now,
+        exchange_timeout=settings.exchange_timeout,
+        round_timeout=settings.round_timeout,
+    )
+    if settings.report is not None:
+        write_report(report, settings.report)
 
 
 def _wait_for_nodes(exchange: GridExchange, settings: RunSettings) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from secure_fu.deployment.local import program
 from secure_fu.errors import SecureFUError
-from secure_fu.flower.processes import program
 
 __all__ = ["CommandFailed", "Said", "run_command"]
 

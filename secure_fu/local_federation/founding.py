@@ -11,8 +11,6 @@ import numpy as np
 from secure_fu.crypto import Role, Roster
 from secure_fu.deployment.founding.bundle import found, write_bundle
 from secure_fu.deployment.founding.setup import (
-    KEYS,
-    ROSTER,
     make_keys,
     make_roster,
     read_party_file,
@@ -22,6 +20,7 @@ from secure_fu.deployment.founding.setup import (
 from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.deployment.upkeep import pin
 from secure_fu.federation.founding import Founding
+from secure_fu.file_names import KEYS, ROSTER
 from secure_fu.local_federation.parties import SERVER, TERMS_TEXT, Cast, digits
 
 __all__ = ["BUNDLE", "TERMS", "Folders", "found_federation", "make_all_keys", "make_the_roster", "pin_everywhere"]

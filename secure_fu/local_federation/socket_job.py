@@ -8,7 +8,7 @@ from pathlib import Path
 from secure_fu.deployment.exchange import SocketExchange
 from secure_fu.deployment.logs import log_to
 from secure_fu.deployment.server import read_node_sockets
-from secure_fu.flower.jobs import run_job, write_report
+from secure_fu.deployment.server.jobs import run_job, write_report
 from secure_fu.learning import limit_threads
 
 __all__ = ["main"]

@@ -14,14 +14,14 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from secure_fu.deletion import RequestQueue, Window, WindowState
+from secure_fu.deletion import Window, WindowState
 from secure_fu.deployment.exchange import SocketExchange
-from secure_fu.deployment.founding.setup import KEYS, ROSTER, digest_lines
+from secure_fu.deployment.founding.setup import digest_lines
+from secure_fu.deployment.local import LocalNodes, LocalProcessError, program
 from secure_fu.deployment.logs import LOGGER, log_to
-from secure_fu.deployment.server import CERTIFICATES, QUEUE, FederationServer
+from secure_fu.deployment.server import FederationServer, open_queue
 from secure_fu.errors import ArgumentError, SecureFUError
-from secure_fu.flower.local_nodes import LocalNodes
-from secure_fu.flower.processes import LocalProcessError, program
+from secure_fu.file_names import CERTIFICATES, KEYS, LEDGER, POLICY, ROSTER, TRANSCRIPT
 from secure_fu.local_federation.commands import Said, run_command
 from secure_fu.local_federation.founding import (
     TERMS,
@@ -42,7 +42,6 @@ CERTIFICATE: Final = "certificate.json"
 PAGE: Final = "certificate.html"
 REQUEST: Final = "request.bin"
 _MARK: Final = "started.txt"
-_TRANSCRIPT: Final = "transcript.jsonl"
 _RECORD: Final = "17"
 _DAYS: Final = 14
 _PAUSE: Final = 0.05
@@ -228,7 +227,7 @@ class Story:
 
     def _released(self) -> int:
         try:
-            return (self._folders.server / _TRANSCRIPT).read_bytes().count(b"\n")
+            return (self._folders.server / TRANSCRIPT).read_bytes().count(b"\n")
         except FileNotFoundError:
             return 0
 
@@ -288,7 +287,7 @@ class Story:
         return window
 
     def _window(self) -> Window:
-        with RequestQueue(self._folders.server / QUEUE, read_only=True) as queue:
+        with open_queue(self._folders.server, read_only=True) as queue:
             windows = queue.windows()
         if len(windows) != 1:
             raise LocalProcessError(f"{len(windows)} windows were begun, and one was to be; see {self._folders.logs}")
@@ -329,10 +328,10 @@ class Story:
         verifier = self._folders.cast.verifies
         self._teller.step(f"{self._folders.cast.nodes[verifier][0]} verifies it, offline, with what it has pinned")
         pinned = f"nodes/{verifier}"
-        against = ("--roster", f"{pinned}/{ROSTER}", "--policy", f"{pinned}/policy.toml")
+        against = ("--roster", f"{pinned}/{ROSTER}", "--policy", f"{pinned}/{POLICY}")
         self._run(
             *("verify", CERTIFICATE, *against, "--request", REQUEST),
-            *("--transcript", f"server/{_TRANSCRIPT}", "--ledger", "server/ledger.sqlite"),
+            *("--transcript", f"server/{TRANSCRIPT}", "--ledger", f"server/{LEDGER}"),
             *("--model-before", "model-before.npy", "--model-after", "model-after.npy"),
             since="PROVED",
         )

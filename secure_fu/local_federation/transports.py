@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol
 
 import tomli_w
 
-from secure_fu.deployment.server import NODES
+from secure_fu.deployment.local import LocalProcessError, Processes
 from secure_fu.errors import ArgumentError
+from secure_fu.file_names import NODES
 from secure_fu.flower.local import LocalFlower
-from secure_fu.flower.processes import LocalProcessError, Processes
 from secure_fu.local_federation.flower_app import write_flower_app
 
 __all__ = ["FlowerTransport", "Job", "SocketTransport", "Transport"]
@@ -38,7 +38,7 @@ class Job(Protocol):
         ...
 
     def report(self) -> dict[str, Any]:
-        """What it did, once it has ended; see :func:`secure_fu.flower.jobs.run_job`."""
+        """What it did, once it has ended; see :func:`secure_fu.deployment.server.jobs.run_job`."""
         ...
 
 

@@ -15,6 +15,7 @@ from secure_fu.privacy.epsilon import EpsilonEntry, Phase, Subject, View
 from secure_fu.privacy.equivalence import EquivalenceTest, equivalence_power, equivalence_test, holm, runs_needed
 from secure_fu.privacy.events import GaussianSumEvent
 from secure_fu.privacy.exchange import ExchangedSum, exchange_epsilon
+from secure_fu.privacy.forgetting import ChargedRounds
 from secure_fu.privacy.gaussian import composed_shift, gaussian_epsilon, gaussian_sigma, largest_shift
 from secure_fu.privacy.grid import MAX_SUMMED_VECTORS, Grid
 from secure_fu.privacy.ledger import PrivacyLedger, Reservation
@@ -40,6 +41,7 @@ from secure_fu.privacy.output_noise import noised, noised_model_epsilon, output_
 from secure_fu.privacy.renyi_filter import check_round
 from secure_fu.privacy.residual import residual_upper_bound
 from secure_fu.privacy.rotated_grid import RotatedGrid
+from secure_fu.privacy.shortfall import Shortfall, budgeted_times, shortfall
 from secure_fu.privacy.spending import Spending
 from secure_fu.privacy.statistics import (
     Interval,
@@ -58,6 +60,7 @@ __all__ = [
     "Assumption",
     "Budget",
     "Calibration",
+    "ChargedRounds",
     "Confidentiality",
     "EpsilonBound",
     "EpsilonEntry",
@@ -78,6 +81,7 @@ __all__ = [
     "Reservation",
     "RocCurve",
     "RotatedGrid",
+    "Shortfall",
     "Spending",
     "Subject",
     "Unit",
@@ -85,6 +89,7 @@ __all__ = [
     "View",
     "assured_clients",
     "auc",
+    "budgeted_times",
     "calibrate_noise",
     "canaries_needed",
     "check_round",
@@ -118,5 +123,6 @@ __all__ = [
     "residual_upper_bound",
     "roc_curve",
     "runs_needed",
+    "shortfall",
     "true_positive_rate",
 ]

@@ -15,11 +15,11 @@ from secure_fu.protocol.key_holder import KeyHolder, KeyHolderEncryption, KeyHol
 from secure_fu.protocol.opening import CommitteeOpening, KeyHolderOpening
 from secure_fu.protocol.policy import Policy
 from secure_fu.protocol.policy_file import read_policy, write_policy
+from secure_fu.protocol.reconciliation import reconcile
 from secure_fu.protocol.release import ReleasedModel, ReleasedSum
 from secure_fu.protocol.release_log import ReleaseLog, ResumableSums
 from secure_fu.protocol.round_driver import RoundDriver, RoundTraffic
 from secure_fu.protocol.server import RoundServer, Run
-from secure_fu.protocol.settlement import settle
 from secure_fu.protocol.sums import LocalTask, RoundTerms, SecureSums, SumRequest
 from secure_fu.protocol.transcript import Transcript
 from secure_fu.protocol.verification import VerifiedBranch, verify_against_ledger, verify_transcript
@@ -58,7 +58,7 @@ __all__ = [
     "VerifiedBranch",
     "kahe_parameter_sets",
     "read_policy",
-    "settle",
+    "reconcile",
     "verify_against_ledger",
     "verify_transcript",
     "write_policy",

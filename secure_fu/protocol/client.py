@@ -128,9 +128,14 @@ class Client:
         header = self._checked_header(message)
         model = self._checked_model(message, header)
         terms = _terms(header)
+        header_digest = message.announcement.header_digest
         # From here on the round counts as answered, whatever happens: nothing secret is ever drawn twice for it.
-        self._record.accept(self.name, header, message.announcement.header_digest, budget=self._policy.budget)
-        return AcceptedRound(self, message, header, model, terms)
+        self._record.accept(self.name, header, header_digest, budget=self._policy.budget)
+        return AcceptedRound(
+            compute=lambda: self._noised_contribution(header, header_digest, model, terms),
+            encrypt=lambda values: self._encryption.begin(message, header, self.name, values),
+            sign=lambda vector: self._signed_upload(header_digest, vector),
+        )
 
     def _checked_header(self, message: Invitation) -> Header:
         announcement = message.announcement
@@ -214,13 +219,15 @@ class AcceptedRound(Secret):
     """A round that a client has accepted and been charged for; it computes once."""
 
     def __init__(
-        self, client: Client, invitation: Invitation, header: Header, model: NDArray[np.float32], terms: RoundTerms
+        self,
+        *,
+        compute: Callable[[], tuple[NDArray[np.int64], Exception | None]],
+        encrypt: Callable[[NDArray[np.int64]], Callable[[], EncryptedVector]],
+        sign: Callable[[EncryptedVector], bytes],
     ) -> None:
-        self._client = client
-        self._invitation = invitation
-        self._header = header
-        self._model = model
-        self._terms = terms
+        self._compute = compute
+        self._encrypt = encrypt
+        self._sign = sign
         self._begun = False
 
     def begin(self) -> PendingUpload:
@@ -232,10 +239,8 @@ class AcceptedRound(Secret):
         if self._begun:
             raise ReuseError("a round is answered once")
         self._begun = True
-        client, header_digest = self._client, self._invitation.announcement.header_digest
-        values, failure = client._noised_contribution(self._header, header_digest, self._model, self._terms)
-        encrypting = client._encryption.begin(self._invitation, self._header, client.name, values)
-        return PendingUpload(client, header_digest, encrypting, failure)
+        values, failure = self._compute()
+        return PendingUpload(encrypting=self._encrypt(values), sign=self._sign, failure=failure)
 
 
 class PendingUpload(Secret):
@@ -243,14 +248,13 @@ class PendingUpload(Secret):
 
     def __init__(
         self,
-        client: Client,
-        header_digest: bytes,
+        *,
         encrypting: Callable[[], EncryptedVector],
+        sign: Callable[[EncryptedVector], bytes],
         failure: Exception | None,
     ) -> None:
-        self._client = client
-        self._header_digest = header_digest
         self._encrypting = encrypting
+        self._sign = sign
         self._failure = failure
 
     @property
@@ -267,4 +271,4 @@ class PendingUpload(Secret):
         Returns:
             an encoded :class:`~secure_fu.protocol.messages.Upload`.
         """
-        return self._client._signed_upload(self._header_digest, self._encrypting())
+        return self._sign(self._encrypting())

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from secure_fu.errors import BudgetExceededError, PolicyRefusal, ProtocolError, RecordError
+from secure_fu.errors import AnsweredLater, BudgetExceededError, PolicyRefusal, RecordError
 from secure_fu.privacy import Budget, GaussianSumEvent, Phase, Spending, Subject, check_round
 from secure_fu.protocol.durable import DurableFile
 from secure_fu.protocol.header import Header, own_charge_of, phase_of
@@ -107,12 +107,12 @@ class ClientRecord:
             budget: what each of the client's units may spend.
 
         Raises:
-            ProtocolError: the round is not newer than the last one answered in its run.
+            AnsweredLater: the round is not newer than the last one answered in its run.
             PolicyRefusal: the round does not fit the budget; nothing is charged.
         """
         last = self._last.get((client, header.run_id), -1)
         if header.round_number <= last:
-            raise ProtocolError(f"round_number is {header.round_number}; expected one after {last}, the last answered")
+            raise AnsweredLater(f"round_number is {header.round_number}; expected one after {last}, the last answered")
         phase, charge = phase_of(header), own_charge_of(header)
         try:
             check_round(

@@ -45,7 +45,7 @@ class DurableFile:
             elif path is not None and not path.exists():
                 raise RecordError(
                     f"{path} does not exist; whoever lost a record needs new keys, and a party that never had one "
-                    "makes it with new=True"
+                    "makes it with --new (new=True in Python)"
                 )
             if path is not None and not os.access(path, os.R_OK | os.W_OK):
                 raise PermissionError("it may not be read and written")

@@ -110,6 +110,7 @@ class Correction(JointRounds):
 
     name: ClassVar[str] = "correction"
     title: ClassVar[str] = "Correction"
+    needs_history: ClassVar[bool] = True
     what: ClassVar[str] = "take back each forgotten unit's own clipped history while the others train on"
 
     def client_tasks(self, silo: Silo) -> Mapping[str, LocalTask]:

@@ -133,6 +133,7 @@ class Eraser(UnlearningMethod):
 
     name: ClassVar[str] = "eraser"
     title: ClassVar[str] = "Eraser (FedEraser)"
+    needs_history: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.interval < 1:

@@ -1,9 +1,9 @@
 """What an unlearning method guarantees about forgetting, as types: no method can claim what it does not compute.
 
-Only :class:`~secure_fu.unlearning.rerun.Rerun` makes :class:`Exact` and :class:`Certified`, from the checkpoint that
-a run starts from and from the ledger; its subclasses cannot change that. :class:`CertifiedModel` is made from a
-measured residual, by :class:`~secure_fu.unlearning.newton.Newton`. Methods that steer the model instead are typed to
-say :class:`Heuristic`.
+In the package :class:`~secure_fu.unlearning.rerun.Rerun` makes :class:`Exact` and :class:`Certified`, from the
+checkpoint that a run starts from and from the ledger. :class:`CertifiedModel` is made from a measured residual, by
+:class:`~secure_fu.unlearning.newton.Newton`. Methods that steer the model instead are typed to say :class:`Heuristic`.
+Whoever makes one, :mod:`secure_fu.unlearning.claims` holds it against the ledger.
 """
 
 from __future__ import annotations

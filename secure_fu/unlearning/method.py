@@ -144,6 +144,8 @@ class UnlearningMethod(ABC):
     title: ClassVar[str]
     baseline: ClassVar[bool] = False
     """Whether it is there to be beaten, and not to be used."""
+    needs_history: ClassVar[bool] = False
+    """Whether clients have to keep what they contributed to training, from the first round on."""
 
     @property
     def purpose(self) -> str:

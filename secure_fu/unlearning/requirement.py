@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from secure_fu.errors import ArgumentError, CheckpointError, GuaranteeError, MethodRefused
+from secure_fu.unlearning.claims import check_claim, enters
 from secure_fu.unlearning.guarantee import Certified, Exact, Guarantee, satisfies
 from secure_fu.unlearning.method import Deletion, UnlearningMethod
 
@@ -37,6 +38,8 @@ class Requirement:
     def check(self, method: UnlearningMethod, deletion: Deletion, among: Iterable[UnlearningMethod]) -> None:
         """Refuse a method that does not promise enough.
 
+        What it promises is taken as it is; see :func:`~secure_fu.unlearning.claims.check_claim`.
+
         Args:
             among: methods to name instead.
 
@@ -53,11 +56,25 @@ class Requirement:
             f"that promises it; {instead}"
         )
 
+    def check_reached(self, method: UnlearningMethod, reached: Guarantee) -> None:
+        """Refuse the outcome of a run that did not reach enough, whatever the method promised.
+
+        Raises:
+            GuaranteeError: names what was reached.
+        """
+        if not satisfies(reached, self.kind, epsilon=self.epsilon):
+            raise GuaranteeError(
+                f"require is {self._describe()}; method {method.name!r} reached: {reached.describe()} Nothing of it "
+                "may be published"
+            )
+
     def _promised_by(self, method: UnlearningMethod, deletion: Deletion) -> bool:
         try:
             method.check(deletion)
-            return satisfies(method.guarantee(deletion), self.kind, epsilon=self.epsilon)
-        except (MethodRefused, CheckpointError):
+            promised = method.guarantee(deletion)
+            check_claim(method, promised, deletion, entered=enters(method.plan(deletion)))
+            return satisfies(promised, self.kind, epsilon=self.epsilon)
+        except (MethodRefused, CheckpointError, GuaranteeError):
             return False
 
     def _describe(self) -> str:

@@ -9,6 +9,7 @@ from typing import ClassVar, final
 from secure_fu.privacy import Phase
 from secure_fu.protocol import LocalTask, SecureSums
 from secure_fu.training import OnRound, Silo, TrainingState, no_observer, train, training_task
+from secure_fu.unlearning.claims import counted_in_all
 from secure_fu.unlearning.guarantee import NOT_ADAPTIVE, Certified, Exact
 from secure_fu.unlearning.method import Deletion, Outcome, PlannedRounds, UnlearningMethod
 
@@ -118,14 +119,7 @@ class Rerun(TrainingRounds):
                 if deletion.adaptive
                 else "the method's settings were not declared before training (methods= of the federation) and"
             )
-            return Certified(
-                epsilon=deletion.last_epsilon,
-                delta=deletion.delta,
-                group_size=deletion.forgotten_units,
-                reason=f"{choice} may have been chosen after seeing the models released before, for which the ledger "
-                f"charged the forgotten units this much",
-                assumptions=(),
-            )
+            return counted_in_all(deletion, choice)
         return Certified(
             epsilon=deletion.unit_epsilon(kept),
             delta=deletion.delta,

@@ -156,7 +156,7 @@ def finished(tmp_path_factory):
         )
     ) as federated:
         federated.train()
-        federated.unlearn(DeletionRequest.whole_client("silo-3"), METHODS["rollback"]())
+        federated.unlearn(DeletionRequest.whole_client("silo-3"), METHODS["rollback"](), adaptive=False)
     return directory
 
 

@@ -49,7 +49,7 @@ def real_changes(seeds):
             randomness=InsecureDeterministicRandomness(seed),
         ) as own:
             before = own.train()
-            ends = [own.unlearn(REQUEST, method).state for method in METHODS_RUN]
+            ends = [own.unlearn(REQUEST, method, adaptive=False).state for method in METHODS_RUN]
             found.append([change(state) for state in (before, *ends)])
     return np.array(found).transpose(1, 0, 2)
 
@@ -95,7 +95,7 @@ def test_a_method_is_told_the_same_but_for_the_ledger(unit):
     request = REQUESTS[unit]
     with federation(unit, rounds=3, joins=JOINS) as own:
         own.train()
-        expected = own.deletion(request)
+        expected = own.deletion(request, adaptive=False)
         assert expected.unit_epsilon(3) > 0.0
     made = shadow(unit=unit, rounds=3, joins=JOINS)
     made.train()
@@ -112,7 +112,7 @@ def test_a_late_client_is_rolled_back_to_its_joining():
     late = marks(marked={"silo-3": (1,)})
     with federation(rounds=3, joins={"silo-3": 2}) as own:
         own.train()
-        expected = own.deletion(DeletionRequest.some_records("silo-3", (1,)))
+        expected = own.deletion(DeletionRequest.some_records("silo-3", (1,)), adaptive=False)
     made = shadow(rounds=3, joins={"silo-3": 2})
     made.train()
     assert made.deletion(late).joined_at == expected.joined_at == 2

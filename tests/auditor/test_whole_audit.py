@@ -23,6 +23,7 @@ from secure_fu.report.audit.result import Outcome
 from secure_fu.report.audit.schema import read_audit
 from secure_fu.scenario import build_scenario
 from secure_fu.simulation import Simulation, plan_of
+from secure_fu.unlearning import METHODS
 
 FEW = AuditOptions(runs=8, shadows=8, canaries=60, processes=1, quick=True)
 
@@ -157,7 +158,8 @@ def test_methods_share_the_level_of_the_whole(p_value: float, methods: int, expe
     for other, name in zip(others, ("rollback", "fisher", "ascent", "correction"), strict=False):
         other.name = name
     audit: Any = SimpleNamespace(rows=[row(AuditOutcomeOf.LEAK, p_value), *others], terms=SimpleNamespace(level=0.95))
-    assert worst(deletion_verdicts(audit)) is expected
+    offered = [METHODS[row.name]() for row in audit.rows]
+    assert worst(deletion_verdicts(audit, offered)) is expected
 
 
 def test_whole_clients_can_be_deleted() -> None:

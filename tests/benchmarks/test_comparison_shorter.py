@@ -43,7 +43,10 @@ def test_a_federation_admits_it_and_charges_the_leaver_nothing():
     request = small.REQUESTS[plan.recipe.unit]
     with Federation(module, clients, plan=lowered, scheme_name="plain", methods=[shorter]) as federation:
         federation.train()
-        short, full = federation.unlearn(request, shorter), federation.unlearn(request, Retrain())
+        short, full = (
+            federation.unlearn(request, shorter, adaptive=False),
+            federation.unlearn(request, Retrain(), adaptive=False),
+        )
         assert len(short.traffic) == 3
         assert short.guarantee.kind == "exact"
         assert short.confidentiality.phase.value == 0.0

@@ -39,7 +39,7 @@ from secure_fu.learning import mlp
 from secure_fu.privacy import GaussianSumEvent, Phase, Subject
 from secure_fu.protocol.header import canonical_settings
 from secure_fu.protocol.run_id import run_id_of
-from secure_fu.unlearning import Rollback, Scrub
+from secure_fu.unlearning import Rollback, Scrub, settings_of
 
 CLIENTS = ("ada", "bob", "eve")
 DELTA = 1e-5
@@ -282,7 +282,7 @@ def executed(federation, directory, request, method, *, adaptive=False, disclose
         federation,
         before,
         transcript=directory / "transcript.jsonl",
-        method=method,
+        settings=settings_of(method),
         window_id=hashlib.sha256(federation.state.model.digest).digest()[:16],
         concerned=concerned_clients(request, disclose=disclose),
         finished=NOW + 60,
@@ -321,7 +321,7 @@ class Story:
             plan=plan_for(mlp(5, (), 3, 0), rounds=5, branch_rounds=14),
         ) as made:
             made.train(rounds=4)
-            made.unlearn(FIRST, Scrub(length=1))
+            made.unlearn(FIRST, Scrub(length=1), adaptive=False)
             self.models = [made.state.model]
             self.first, self.outcome = executed(made, directory, FIRST, Rollback())
             self.models.append(made.state.model)

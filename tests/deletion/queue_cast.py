@@ -96,6 +96,11 @@ class RecordingExecutor:
         self.asked: list[bytes] = []
         self._missing = list(missing or [])
         self._trouble = list(trouble)
+        self.refuses: Exception | None = None
+
+    def check_window(self, batch):
+        if self.refuses is not None:
+            raise self.refuses
 
     def execute(self, batch):
         self.asked.append(batch.window_id)

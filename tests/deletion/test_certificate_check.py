@@ -37,7 +37,7 @@ from secure_fu.errors import ArgumentError
 from secure_fu.federation.execution_of import before_deletion, execution_of
 from secure_fu.learning import mlp
 from secure_fu.privacy import Unit
-from secure_fu.unlearning import Retrain, Rollback, Scrub
+from secure_fu.unlearning import Retrain, Rollback, Scrub, settings_of
 
 # What holds
 
@@ -184,7 +184,7 @@ def test_after_a_restart_the_same_certificate_is_made(tmp_path):
         made.delete(REQUEST, Rollback(), adaptive=False)
         terms = {
             "transcript": tmp_path / "transcript.jsonl",
-            "method": Rollback(),
+            "settings": settings_of(Rollback()),
             "window_id": bytes(16),
             "concerned": None,
             "finished": cast.NOW,
@@ -212,7 +212,7 @@ def made_by(directory, client, *, concerned=None):
             made,
             before,
             transcript=directory / "transcript.jsonl",
-            method=Retrain(),
+            settings=settings_of(Retrain()),
             window_id=bytes(16),
             concerned=concerned_clients(request) if concerned is None else concerned,
             finished=cast.NOW,

@@ -284,14 +284,17 @@ def test_whether_a_signer_may_ask_is_told_or_held_against_the_policy():
         "window_start": NOW - 10 * DAY,
         "window_seconds": DAY,
         "method": "scrub",
-        "settings": {"rounds": 4},
+        "settings": {"rate": 0.25, "rounds": 4},
     }
     may = DeletionPolicy(**terms, class_signers=("bob",))
     assert any("lets those who signed" in said for said in checked(one, requests=[asked], deletion_policy=may).proved)
     is_refused(one, "may not ask", requests=[asked], deletion_policy=DeletionPolicy(**terms))
     for changes, words in (
         ({"method": "retrain"}, "method"),
-        ({"settings": {"rounds": 5}}, "method"),
+        ({"settings": {"rate": 0.25, "rounds": 5}}, "method"),
+        ({"settings": {"rate": 0.5, "rounds": 4}}, "method"),
+        ({"settings": {"rounds": 4}}, "method"),  # a setting that it does not list could be any
+        ({"settings": {"decay": 99, "rate": 0.25, "rounds": 4}}, "method"),
         ({"window_start": NOW - DAY + 60}, "was due"),
         ({"minimum_batch": 2}, "2 to 1000"),
     ):

@@ -20,8 +20,8 @@ from secure_fu.deletion.certificates import (
     check_certificate,
     read_certificates,
 )
-from secure_fu.deletion.certificates.order import time_text
 from secure_fu.deletion.policy import DeletionPolicy
+from secure_fu.deletion.times import time_text
 from secure_fu.unlearning import Retrain
 
 POLICY = DeletionPolicy(window_start=NOW % 60, window_seconds=60, hidden_units=2, cover=True)

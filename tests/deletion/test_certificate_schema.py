@@ -7,6 +7,7 @@ import json
 import random
 from pathlib import Path
 
+import jsonschema
 import pytest
 from certificate_cast import BASIS, accounts, batch, certificate, certified, forged, request, roster, unsigned_change
 from hypothesis import given, settings
@@ -172,7 +173,6 @@ def test_the_schema_in_the_documentation_is_the_one_in_the_code():
 
 
 def test_the_schema_is_one():
-    jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(CERTIFICATE_SCHEMA)
 
 
@@ -210,7 +210,6 @@ def ours(document):
 
 
 def test_our_validator_and_an_independent_one_agree_on_every_changed_value(made):
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(CERTIFICATE_SCHEMA)
     document = json.loads(made.content)
     values = (..., None, True, 0, 1, -1, 0.5, 2**60, "", "a b", "ab" * 32, "\a", "é", [], {}, ["x"], {"x": 1})
@@ -230,7 +229,6 @@ def test_our_validator_and_an_independent_one_agree_on_every_changed_value(made)
 
 
 def test_certificates_of_every_kind_follow_the_schema():
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(CERTIFICATE_SCHEMA)
     own = accounts(story=((BASIS, 3, ("ada", "bob", "eve")),))
     for one in (

@@ -53,6 +53,9 @@ class FederationExecutor:
         if self.dies == moment:
             raise Killed
 
+    def check_window(self, batch):
+        pass
+
     def execute(self, batch):
         window = batch.window_id.hex()
         begun = json.loads(self.begun.read_text()) if self.begun.exists() else {}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from queue_cast import DAY, NOW, policy
 
 from secure_fu.deletion import Entry, Scope, State, forecast, last_due, next_due, plan_window
+from secure_fu.deletion.times import time_text
 
 
 def entry(received=NOW - DAY, deadline=NOW + 30 * DAY, signer="alder") -> Entry:
@@ -118,7 +119,7 @@ def test_too_few_for_a_batch_is_named_with_how_many_and_when():
     alone = entry(deadline=NOW + 10 * DAY)
     found = risks([alone], minimum_batch=3)
     assert not found[alone.request_id].overdue
-    assert found[alone.request_id].why == f"2 more requests are needed for a batch by {NOW + 9 * DAY}"
+    assert found[alone.request_id].why == f"2 more requests are needed for a batch by {time_text(NOW + 9 * DAY)}"
 
 
 def test_a_long_line_is_named():
@@ -144,7 +145,7 @@ def test_a_window_that_is_due_does_not_take_what_came_after_it():
     waiting = [entry(), entry(), fresh, entry(received=NOW + 60)]
     found = risks(waiting, now=NOW + 100, first=NOW)
     assert set(found) == {fresh.request_id}
-    assert found[fresh.request_id].why == f"the next window is due at {NOW + DAY} and takes 3600 s: too late"
+    assert found[fresh.request_id].why == f"the next window is due at {time_text(NOW + DAY)} and takes 3600 s: too late"
 
 
 def test_a_window_that_is_due_and_too_small_helps_nobody():

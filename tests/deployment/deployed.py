@@ -20,12 +20,12 @@ from secure_fu.deployment.exchange.exchange import InProcessExchange
 from secure_fu.deployment.exchange.messages import Kind, NodeRequest
 from secure_fu.deployment.node import Node
 from secure_fu.deployment.server import FederationServer
-from secure_fu.federation.founding import FOUNDING
+from secure_fu.file_names import FOUNDING
 from secure_fu.learning import Records, mlp
 from secure_fu.planning import Plan
 from secure_fu.protocol import Policy, kahe_parameter_sets, verify_against_ledger, verify_transcript
 from secure_fu.training import TRAIN
-from secure_fu.unlearning import METHODS
+from secure_fu.unlearning import METHODS, UnlearningMethod
 
 NOW = 1_700_000_000
 SEED = 11
@@ -83,6 +83,7 @@ class Deployment:
         rounds: int = 2,
         deterministic: bool = False,
         deletion: DeletionPolicy | None = None,
+        methods: tuple[UnlearningMethod, ...] = METHOD_LIST,
         **plan_arguments: object,
     ) -> None:
         self.directory = directory
@@ -92,6 +93,7 @@ class Deployment:
             plan_for(module(), clients=len(self.records), rounds=rounds, **plan_arguments) if plan is None else plan
         )
         self.deterministic = deterministic
+        self.methods = methods
         kahe = scheme_name == "kahe"
         openers = [f"member-{number}" for number in range(SMALL.members)] if kahe else ["key-holder"]
         roles = {
@@ -121,7 +123,7 @@ class Deployment:
             plan=self.plan,
             module=module(),
             scheme_name=scheme_name,
-            methods=METHOD_LIST,
+            methods=methods,
             run_key=bytes(32),
             patience=IMPATIENT,
         )
@@ -148,7 +150,7 @@ class Deployment:
             sampling_rate=plan.largest_sampling_rate,
             minimum_cohort=plan.minimum_cohort,
             colluders=plan.colluders,
-            purposes=frozenset({TRAIN, *(method.purpose for method in METHOD_LIST)}),
+            purposes=frozenset({TRAIN, *(method.purpose for method in self.methods)}),
             parameter_sets=kahe_parameter_sets() if kahe else frozenset({scheme(self.scheme_name).parameter_set}),
             grids=frozenset({plan.grid.value}),
         )
@@ -180,7 +182,7 @@ class Deployment:
     def reopen(self, **arguments: object) -> FederationServer:
         """Another process of the server."""
         self.server.close()
-        given = {"module": module(), "methods": METHOD_LIST, "patience": IMPATIENT, **arguments}
+        given = {"module": module(), "methods": self.methods, "patience": IMPATIENT, **arguments}
         self.server = FederationServer.open(self.server_directory, self.exchange, **given)
         return self.server
 

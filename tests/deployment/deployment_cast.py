@@ -57,7 +57,7 @@ ALONE = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
 CLIENTS = ("silo-0", "silo-1", "silo-2", "silo-3")
 RUN_ID = b"r" * 16
 LENGTH = 20
-IMPATIENT = Patience(hello=60.0, begin=60.0, invite=60.0, opening=60.0, settle=60.0, attempts=3, pause=0.0)
+IMPATIENT = Patience(hello=60.0, begin=60.0, invite=60.0, opening=60.0, wipe=60.0, attempts=3, pause=0.0)
 
 _IDENTITIES: dict[tuple[str, Role], Identity] = {}
 

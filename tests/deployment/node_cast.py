@@ -28,12 +28,13 @@ from secure_fu.deployment.exchange.messages import (
     Order,
     Outcome,
     PartyAnswer,
-    Settle,
+    Wipe,
     WipeStatement,
     wipe_commitment,
 )
 from secure_fu.deployment.node import Node
-from secure_fu.federation.founding import FOUNDING, Founding, write_founding
+from secure_fu.federation.founding import Founding, write_founding
+from secure_fu.file_names import FOUNDING
 from secure_fu.learning import FlatModel, Records, mlp
 from secure_fu.planning import Plan
 from secure_fu.privacy import Phase, PrivacyLedger, Unit
@@ -128,9 +129,9 @@ class Cast:
         """The id of a run; of training, if nothing of that name has begun."""
         return self.runs.get(run_id, run_id_of(RUN_KEY, run_id[:1].decode()))
 
-    def settle(self, run_id: bytes = RUN, window: bytes = WINDOW, *, by: Identity | None = None) -> bytes:
+    def wipe(self, run_id: bytes = RUN, window: bytes = WINDOW, *, by: Identity | None = None) -> bytes:
         signer = self.server if by is None else by
-        return encode(Settle.signed(signer, run_id=self.real(run_id), window_id=window))
+        return encode(Wipe.signed(signer, run_id=self.real(run_id), window_id=window))
 
     def asks(self, request: DeletionRequest, *, by: str | None = None, units: int = 3) -> SignedRequest:
         signer = self.identities[request.client if by is None else by]
@@ -244,7 +245,7 @@ def begun(cast: Cast, node: Node, *requests, run_id=RUN, **arguments):
 
 
 def settled(cast, node, run_id=RUN, window=WINDOW):
-    answer = ask(node, Kind.SETTLE, cast.settle(run_id, window))
+    answer = ask(node, Kind.WIPE, cast.wipe(run_id, window))
     assert answer.outcome is Outcome.DONE
     return answer.body
 

@@ -143,9 +143,9 @@ class Story:
         with self.opened(folder) as node:
             ask(node, Kind.INVITE, self.unlearnt)
 
-    def settle(self, folder: Path) -> None:
+    def wipe(self, folder: Path) -> None:
         with self.opened(folder) as node:
-            ask(node, Kind.SETTLE, self.cast.settle(OTHER_RUN))
+            ask(node, Kind.WIPE, self.cast.wipe(OTHER_RUN))
 
     def end(self, folder: Path) -> dict[str, Any]:
         """Go on as a server would that has heard nothing, and look at what is there."""
@@ -153,7 +153,7 @@ class Story:
             client = node.client(CLIENT)
             before = (list(client.state.gone), client.state.pending is not None)
             begun = ask(node, Kind.BEGIN, self.cast.begin(OTHER_RUN, self.order)).outcome
-            settled = ask(node, Kind.SETTLE, self.cast.settle(OTHER_RUN))
+            settled = ask(node, Kind.WIPE, self.cast.wipe(OTHER_RUN))
             assert settled.outcome is Outcome.DONE
             statement = decode(WipeStatement, settled.body)
             statement.check(self.cast.roster)
@@ -171,7 +171,7 @@ class Story:
                 "values": self.values[-1],
             }
         with self.opened(folder) as node:
-            again = ask(node, Kind.SETTLE, self.cast.settle(OTHER_RUN))
+            again = ask(node, Kind.WIPE, self.cast.wipe(OTHER_RUN))
             found["same statement"] = again.body == settled.body
         models = {path.stem for path in (folder / "models").iterdir()}
         return {**found, "traces": sorted(self.traces(folder)), "models": len(models)}
@@ -214,8 +214,8 @@ def main(root: Path) -> None:
     stage = root / "stage"
     shutil.copytree(story.cast.folder(CLIENT), stage)
     story.create(stage)
-    for phase in ("begin", "invite", "settle", "forgetful"):
-        do = getattr(story, "settle" if phase == "forgetful" else phase)
+    for phase in ("begin", "invite", "wipe", "forgetful"):
+        do = getattr(story, "wipe" if phase == "forgetful" else phase)
         if phase == "forgetful":
             NodeClient._destroy = forgetful  # type: ignore[method-assign]
         found[phase] = []

@@ -37,6 +37,7 @@ unit = "record"
 nominal_units = 40
 minimum_cohort = 3
 rounds = 4
+deletion_reserve = 0.9
 sampling_rate = 0.5
 checkpoint_every = 2
 
@@ -64,7 +65,7 @@ def write_records(path: Path, name: str) -> None:
 
 
 @functools.cache
-def _founded() -> Path:
+def _founded(terms: str) -> Path:
     """A federation that nobody has started, made once; those that tests use are copies."""
     root = Path(tempfile.mkdtemp(prefix="secure-fu-test-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -72,7 +73,7 @@ def _founded() -> Path:
     for name in (*CLIENTS, *MEMBERS):
         role = Role.CLIENT if name in CLIENTS else Role.MEMBER
         files.append(make_keys(root / name, {name: role})[name])
-    (root / "federation.toml").write_text(TERMS)
+    (root / "federation.toml").write_text(terms)
     found(read_terms(root / "federation.toml"), make_roster(map(read_party_file, files)), root / "server")
     write_bundle(root / "server", root / "bundle")
     for name in (*CLIENTS, *MEMBERS):
@@ -85,8 +86,8 @@ def _founded() -> Path:
 class Operated:
     """One machine a party, each with a directory of its own below `root`."""
 
-    def __init__(self, root: Path) -> None:
-        shutil.copytree(_founded(), root, dirs_exist_ok=True)
+    def __init__(self, root: Path, terms: str = TERMS) -> None:
+        shutil.copytree(_founded(terms), root, dirs_exist_ok=True)
         self.root = root
         self.terms = read_terms(root / "federation.toml")
         self.server = root / "server"

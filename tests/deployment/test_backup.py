@@ -73,6 +73,43 @@ def test_a_restored_server_goes_on_where_the_copy_was_made(operated, tmp_path):
         assert server.state.rounds == 3
 
 
+def test_the_copys_own_head_is_no_evidence_and_restoring_says_so(operated, tmp_path, capsys):
+    from secure_fu.cli.backup import restore as command
+
+    head = train(operated, 1, new=True)
+    made = back_up(operated.server, tmp_path / "copy.tar")
+    newest = train(operated, 1)
+    assert made.heads["original"] == head.hex() != newest.hex()
+    arguments = {"transcript": None, "nothing_newer": False}
+    command(tmp_path / "copy.tar", tmp_path / "stale", head=[head.hex()], seen=None, **arguments)
+    assert "WARNING: --head is the copy's own last head" in capsys.readouterr().err
+    with pytest.raises(StaleBackup, match="the copy has no release"):
+        command(tmp_path / "copy.tar", tmp_path / "never", head=[newest.hex()], seen=None, **arguments)
+    back_up(operated.server, tmp_path / "newest.tar")
+    (tmp_path / "seen.json").write_bytes(seen(operated.root / "silo-0"))
+    command(tmp_path / "newest.tar", tmp_path / "good", head=[newest.hex()], seen=[tmp_path / "seen.json"], **arguments)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_has_gone_back_is_told_so_by_those_who_refuse(operated, tmp_path, caplog):
+    train(operated, 1, new=True)
+    back_up(operated.server, tmp_path / "copy.tar")
+    train(operated, 1)
+    keys = (operated.server / "keys.bin").read_bytes()
+    shutil.rmtree(operated.server)
+    operated.server.mkdir(mode=0o700)
+    (operated.server / "keys.bin").write_bytes(keys)
+    (operated.server / "keys.bin").chmod(0o600)
+    restore(tmp_path / "copy.tar", operated.server, evidence=Evidence(nothing_newer=True))
+    operated.start()
+    with operated.opened() as server, caplog.at_level("WARNING", "secure_fu"):
+        server.survey()
+        assert "may have gone back" not in caplog.text
+        assert server.state.rounds == 1
+        server.train(rounds=1)  # under a number that nobody has answered
+    assert "party silo-0 refuses: this server may have gone back" in caplog.text
+
+
 def test_keys_are_copied_only_when_asked_for(operated, tmp_path):
     back_up(operated.server, tmp_path / "without.tar")
     back_up(operated.server, tmp_path / "with.tar", with_keys=True)

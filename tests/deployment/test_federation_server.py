@@ -169,7 +169,7 @@ def test_what_was_founded_cannot_be_changed(deploy):
     ):
         with pytest.raises(ArgumentError, match=says):
             made.reopen(**changes)
-    made.reopen(methods=None)  # read back from what was founded
+    made.reopen(methods=())  # read back from what was founded
     made.server.train()
 
 
@@ -221,7 +221,7 @@ def test_a_client_behind_is_given_no_later_order(deploy):
     made = deploy()
     made.server.train()
     failed = encode(NodeReply(answers=(PartyAnswer(party="silo-1", outcome=Outcome.FAILED, body=b""),)))
-    made.accidents.instead = lambda party, kind: failed if (party, kind) == ("silo-1", Kind.SETTLE) else None
+    made.accidents.instead = lambda party, kind: failed if (party, kind) == ("silo-1", Kind.WIPE) else None
     first = made.batch(made.request(RECORDS, "silo-1", 3))
     made.server.delete(first, Rollback(), adaptive=True)
     second = made.batch(made.request(OTHERS, "silo-2", 2))
@@ -247,7 +247,7 @@ def test_who_has_left_is_missing_until_it_confirms_and_holds_back_no_window(depl
         made.server.delete(replace_window(made, first), Retrain(), adaptive=True)
     made.start("silo-3")
     failed = encode(NodeReply(answers=(PartyAnswer(party="silo-3", outcome=Outcome.FAILED, body=b""),)))
-    made.accidents.instead = lambda party, kind: failed if (party, kind) == ("silo-3", Kind.SETTLE) else None
+    made.accidents.instead = lambda party, kind: failed if (party, kind) == ("silo-3", Kind.WIPE) else None
     third = made.batch(made.request(DeletionRequest.some_records("silo-2", (5,)), "silo-2"))
     assert made.server.delete(third, Retrain(), adaptive=True).missing == ("silo-3",)
     assert made.nodes["silo-3"].client("silo-3").state.order.window == third.window_id

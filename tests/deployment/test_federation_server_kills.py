@@ -131,7 +131,7 @@ MESSAGES = [
     ),
     *(("kahe", Kind.BALLOT, call, before) for call, before in ((1, True), (4, False), (9, True), (16, False))),
     *(("kahe", Kind.QUORUM, call, before) for call, before in ((1, False), (3, False), (8, True), (12, False))),
-    *(("kahe", Kind.SETTLE, call, before) for call, before in ((1, True), (1, False), (3, True), (4, False))),
+    *(("kahe", Kind.WIPE, call, before) for call, before in ((1, True), (1, False), (3, True), (4, False))),
     *(("bfv", Kind.ISSUE_KEY, call, before) for call, before in ((1, False), (3, True), (4, False))),
     *(("bfv", Kind.INVITE, call, before) for call, before in ((2, True), (13, False))),
     *(("bfv", Kind.OPEN, call, before) for call, before in ((1, True), (2, False), (4, False))),

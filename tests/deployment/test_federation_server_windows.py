@@ -124,7 +124,7 @@ def test_only_a_client_s_own_word_confirms(deploy):
     words = []
 
     def tampers(party, kind, reply):
-        if kind is not Kind.SETTLE:
+        if kind is not Kind.WIPE:
             return reply
         (answer,) = decode(NodeReply, reply).answers
         words.append(answer.body)

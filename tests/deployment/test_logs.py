@@ -14,6 +14,7 @@ import pytest
 from small_federations import REQUESTS, silos
 
 import secure_fu
+from secure_fu.deployment import logs as logs_module
 from secure_fu.deployment.logs import FIELDS, JsonLines, event, log_to
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation import Federation
@@ -135,6 +136,44 @@ def test_texts_of_calls_are_constants():
                 assert isinstance(text, ast.Constant), f"{path.name}:{call.lineno}"
                 found += 1
     assert found >= 10
+
+
+def slugs():
+    """The events of calls that have none of their own, with where they are."""
+    for path in Path(secure_fu.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            logs = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+            if not logs or not isinstance(call.func.value, ast.Name) or call.func.value.id not in ("_LOGGER", "_log"):
+                continue
+            if not any(keyword.arg == "extra" for keyword in call.keywords):
+                text = call.args[1 if call.func.attr == "log" else 0]
+                yield f"{path.name}:{call.lineno}", logs_module._slug(text.value)
+
+
+def test_an_event_that_is_made_of_a_text_says_what_happened():
+    found = dict(slugs())
+    assert len(found) > 10
+    bad = {place: slug for place, slug in found.items() if not names_an_event(slug)}
+    assert bad == {}
+    assert not names_an_event(logs_module._slug("%s to %s: %s (%s)"))
+    assert not names_an_event(logs_module._slug("node %s: %s"))
+
+
+def names_an_event(slug: str) -> bool:
+    words = slug.split("-")
+    if len(slug) > 55 or slug.endswith("failed-with"):  # cut in the middle of a sentence
+        return True
+    return len(words) > 1 and words[-1] not in ("to", "with", "s")
+
+
+def test_a_certificates_path_and_no_other_text_is_told_as_it_is(lines):
+    path = "/srv/securefu/server/deletion/certificates/20261123T103000Zab12ab12ab12ab12ab12.json"
+    LOGGER.info("x", extra=event("window", {"certificate": path, "reason": path, "present": ["clinic-1"]}))
+    (line,) = lines()
+    assert line["certificate"] == path
+    assert "[redacted]" in line["reason"]
+    LOGGER.info("x", extra=event("window", {"certificate": "ab" * 32}))
+    assert lines()[1]["certificate"] == "[redacted]"
 
 
 def _secrets(directory: Path, records, contributions) -> dict[str, set[str]]:

@@ -19,7 +19,7 @@ from secure_fu.deletion import DeletionRequest
 from secure_fu.deployment.exchange.messages import Begin, HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.node import Node
 from secure_fu.deployment.node.state import StateFile
-from secure_fu.errors import RecordError, SecureFUError
+from secure_fu.errors import DataError, RecordError, SecureFUError
 from secure_fu.federation import Federation
 from secure_fu.protocol import ClientRecord, Header
 from secure_fu.protocol.messages import Invitation
@@ -109,11 +109,11 @@ def test_a_round_is_answered_in_a_run_that_has_begun_and_once(cast, nodes, side)
     assert ask(node, Kind.INVITE, invitation).outcome is Outcome.UNKNOWN_RUN
     assert ask(node, Kind.BEGIN, cast.begin()).outcome is Outcome.DONE
     assert ask(node, Kind.INVITE, invitation).outcome is Outcome.DONE
-    assert ask(node, Kind.INVITE, invitation).outcome is Outcome.REFUSED
+    assert ask(node, Kind.INVITE, invitation).outcome is Outcome.AHEAD
     node.close()
     with cast.open(CLIENT) as again:
-        assert ask(again, Kind.INVITE, invitation).outcome is Outcome.REFUSED
-        assert ask(again, Kind.INVITE, older).outcome is Outcome.REFUSED
+        assert ask(again, Kind.INVITE, invitation).outcome is Outcome.AHEAD
+        assert ask(again, Kind.INVITE, older).outcome is Outcome.AHEAD
         side.drop()
         assert ask(again, Kind.INVITE, side.invitation(nodes[KEEPER], 4)).outcome is Outcome.DONE
 
@@ -141,7 +141,7 @@ def test_only_the_pinned_server_begins_runs_and_settles_windows(cast, nodes, sid
         encode(replace(decode(Begin, cast.begin()), branch="another")),
         encode(replace(decode(Begin, cast.begin()), run_id=OTHER_RUN)),
         encode(replace(decode(Begin, cast.begin()), signature=bytes(64))),
-        cast.settle(),  # signed, but as something else
+        cast.wipe(),  # signed, but as something else
     ]
     for body in bodies:
         assert ask(node, Kind.BEGIN, body).outcome is Outcome.REFUSED
@@ -150,12 +150,12 @@ def test_only_the_pinned_server_begins_runs_and_settles_windows(cast, nodes, sid
     order = cast.order(cast.asks(DeletionRequest.some_records(CLIENT, (0, 3, 7))))
     assert ask(node, Kind.BEGIN, cast.begin(order=order)).outcome is Outcome.DONE
     before = files(folder)
-    for body in (cast.settle(by=stranger), cast.settle(window=b"x" * 16), cast.begin(order=order)):
-        assert ask(node, Kind.SETTLE, body).outcome is Outcome.REFUSED
-    assert ask(node, Kind.SETTLE, cast.settle(OTHER_RUN)).outcome is Outcome.UNKNOWN_RUN
+    for body in (cast.wipe(by=stranger), cast.wipe(window=b"x" * 16), cast.begin(order=order)):
+        assert ask(node, Kind.WIPE, body).outcome is Outcome.REFUSED
+    assert ask(node, Kind.WIPE, cast.wipe(OTHER_RUN)).outcome is Outcome.UNKNOWN_RUN
     assert files(folder) == before
     assert ask(node, Kind.BEGIN, cast.begin(OTHER_RUN)).outcome is Outcome.DONE
-    assert ask(node, Kind.SETTLE, cast.settle(OTHER_RUN)).outcome is Outcome.REFUSED  # a run of training
+    assert ask(node, Kind.WIPE, cast.wipe(OTHER_RUN)).outcome is Outcome.REFUSED  # a run of training
     assert len(node.client(CLIENT).silo.records) == 10
 
 
@@ -190,7 +190,7 @@ def test_messages_of_another_federation_are_refused(cast, nodes, tmp_path):
     for kind, body in (
         (Kind.BEGIN, other.begin()),
         (Kind.INVITE, invitation),
-        (Kind.SETTLE, other.settle()),
+        (Kind.WIPE, other.wipe()),
     ):
         assert ask(nodes[CLIENT], kind, body).outcome is Outcome.REFUSED
     foreign = other.asks(DeletionRequest.some_records(CLIENT, (0, 3, 7)))
@@ -202,7 +202,7 @@ def test_messages_of_another_federation_are_refused(cast, nodes, tmp_path):
 
 def test_a_party_answers_what_its_role_does_and_nobody_answers_for_others(cast, nodes):
     roles = {
-        CLIENT: {Kind.HELLO, Kind.BEGIN, Kind.INVITE, Kind.SETTLE},
+        CLIENT: {Kind.HELLO, Kind.BEGIN, Kind.INVITE, Kind.WIPE},
         KEEPER: {Kind.HELLO, Kind.ISSUE_KEY, Kind.OPEN},
     }
     for name, own in roles.items():
@@ -233,11 +233,11 @@ def test_every_cut_and_every_flipped_bit_is_refused(cast, nodes, side, kind):
     ask(node, Kind.BEGIN, cast.begin(order=order))
     body = {
         Kind.BEGIN: cast.begin(OTHER_RUN),
-        Kind.SETTLE: cast.settle(),
+        Kind.WIPE: cast.wipe(),
         Kind.INVITE: side.invitation(nodes[KEEPER], 0),
     }.get(kind, b"SFU")
     before = files(cast.folder(CLIENT))
-    for place in range(0, len(body), 1 if kind is Kind.SETTLE else 61):
+    for place in range(0, len(body), 1 if kind is Kind.WIPE else 61):
         for bad in (body[:place], body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :], body + b"x"):
             assert ask(node, kind, bad).outcome in (Outcome.REFUSED, Outcome.UNKNOWN_RUN)
     assert files(cast.folder(CLIENT)) == before
@@ -290,6 +290,19 @@ def test_two_nodes_on_one_directory_are_refused(cast, nodes):
     cast.open(CLIENT).close()
 
 
+def test_records_of_another_width_are_refused_with_the_file_and_both_widths(tmp_path):
+    cast = make_cast(tmp_path / "n")
+    (path,) = cast.folder(CLIENT).glob("*.npz")
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **{**arrays, "features": arrays["features"][:, :3]})
+    with pytest.raises(
+        DataError, match=r"in .*\.npz have features of shape \(3,\); the model takes records of 5 features$"
+    ):
+        Node.create(cast.folder(CLIENT))
+    assert not list(cast.folder(CLIENT).glob("*.sqlite"))
+
+
 def test_what_a_node_was_made_with_is_not_made_anew(cast, nodes):
     for node in nodes.values():
         node.close()
@@ -336,7 +349,7 @@ def test_modes_of_what_is_secret(cast, nodes, side):
     order = cast.order(cast.asks(DeletionRequest.some_records(CLIENT, (0, 3, 7))))
     ask(node, Kind.BEGIN, cast.begin(order=order))
     ask(node, Kind.INVITE, side.invitation(nodes[KEEPER], 0))
-    ask(node, Kind.SETTLE, cast.settle())
+    ask(node, Kind.WIPE, cast.wipe())
     public = {"roster.bin", "policy.toml", "node.toml"}
     seen = set()
     for path in cast.folder(CLIENT).rglob("*"):

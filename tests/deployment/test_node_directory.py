@@ -151,7 +151,7 @@ def test_one_node_may_host_several_parties(tmp_path):
         order = cast.order(cast.asks(DeletionRequest.whole_client(first), units=10))
         for name, left in ((first, 1), (second, 0)):
             ask(node, Kind.BEGIN, cast.begin(OTHER_RUN, order), name)
-            assert ask(node, Kind.SETTLE, cast.settle(OTHER_RUN), name).outcome is Outcome.DONE
+            assert ask(node, Kind.WIPE, cast.wipe(OTHER_RUN), name).outcome is Outcome.DONE
             assert len(list((folder / "models").glob("*.safetensors"))) == left
             assert model not in node.client(name).models()
         assert (len(node.client(first).silo.records), len(node.client(second).silo.records)) == (0, 10)

@@ -27,7 +27,7 @@ def found(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(("phase", "least"), [("begin", 4), ("invite", 4), ("settle", 60)])
+@pytest.mark.parametrize(("phase", "least"), [("begin", 4), ("invite", 4), ("wipe", 60)])
 def test_after_a_kill_at_any_write_the_window_is_settled_whole(found, phase, least):
     kills = [one for one in found[phase] if one["killed"]]
     assert len(kills) >= least
@@ -37,7 +37,7 @@ def test_after_a_kill_at_any_write_the_window_is_settled_whole(found, phase, lea
         assert one["gone"] == [0, 3, 5, 7]
         # A request that was wiped and in no round waits; an answer that was not written down counts as none.
         assert one["private"] == 1 - one["confirmed"]
-        assert one["confirmed"] in {"begin": (0,), "invite": (0, 1), "settle": (1,)}[phase]
+        assert one["confirmed"] in {"begin": (0,), "invite": (0, 1), "wipe": (1,)}[phase]
         assert one["traces"] == []
         assert one["samples"] == 0
         assert one["values"] == found["never"]
@@ -48,7 +48,7 @@ def test_after_a_kill_at_any_write_the_window_is_settled_whole(found, phase, lea
 
 
 def test_kills_came_before_in_and_after_the_wiping(found):
-    states = {(tuple(one["before"][0]), one["before"][1]) for one in found["settle"] if one["killed"]}
+    states = {(tuple(one["before"][0]), one["before"][1]) for one in found["wipe"] if one["killed"]}
     # Before it was written down; and after, for opening the node has ended what was begun.
     assert {one[0] for one in states} == {(), (0, 3, 5, 7)}
     assert not any(pending for _, pending in states)

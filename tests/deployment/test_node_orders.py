@@ -135,7 +135,7 @@ def test_another_attempt_takes_the_place_of_the_first_and_the_first_does_not_com
     assert begun(cast, node, request) is Outcome.DONE
     assert begun(cast, node, request, run_id=OTHER_RUN, remembered=4) is Outcome.DONE
     assert node.client(CLIENT).state.order.continues_after == 5
-    assert begun(cast, node, request) is Outcome.REFUSED  # replayed
+    assert begun(cast, node, request) is Outcome.AHEAD  # replayed
     assert node.client(CLIENT).state.order.continues_after == 5
     assert marks(node) == PLACES
 
@@ -277,7 +277,7 @@ def test_nobody_can_tell_from_answers_who_asked_in_private(cast, keeper, side):
             answers = [
                 ask(node, Kind.BEGIN, cast.begin(order=order)),
                 ask(node, Kind.INVITE, invitation),
-                ask(node, Kind.SETTLE, cast.settle()),
+                ask(node, Kind.WIPE, cast.wipe()),
             ]
             seen[asks] = [(answer.outcome, len(answer.body)) for answer in answers]
             statements[asks] = decode(WipeStatement, answers[-1].body)

@@ -20,12 +20,12 @@ import pytest
 from node_cast import CLIENTS, KEEPER, hello, make_cast
 
 from secure_fu.crypto.wire import decode, encode
-from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.exchange import ask, node_socket, serve, socket_path
+from secure_fu.deletion import DeletionPolicy, DeletionRequest
+from secure_fu.deployment.exchange import ask, check_socket, node_socket, serve, socket_path
 from secure_fu.deployment.exchange.messages import HelloAnswer, Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.deployment.logs import JsonLines
 from secure_fu.deployment.node import Node
-from secure_fu.errors import ArgumentError, ProtocolError
+from secure_fu.errors import ArgumentError, ProtocolError, RecordError
 
 CLIENT = CLIENTS[0]
 
@@ -308,7 +308,7 @@ def greeting(cast):
 
 
 def test_the_command_serves_until_it_is_told_to_end(tmp_path):
-    cast = make_cast(tmp_path / "n")
+    cast = make_cast(tmp_path / "n", deletion=DeletionPolicy(window_start=0, window_seconds=60, hidden_units=2))
     folder = cast.folder(CLIENT)
     node = subprocess.Popen([*PROGRAM, str(folder), "--new"], stderr=subprocess.PIPE, text=True)
     try:
@@ -329,6 +329,37 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path):
     with Node.open(folder) as again:
         (private,) = again.client(CLIENT).state.private
         assert private.request == DeletionRequest.some_records(CLIENT, (2, 5))
+
+
+def test_a_node_that_cannot_listen_makes_no_records_and_can_be_made_after_that(tmp_path, capsys):
+    from secure_fu.cli.node import node
+
+    cast = make_cast(tmp_path / "n")
+    folder = cast.folder(CLIENT)
+    settings = {"group": None, "new": True, "forget": None, "client": None}
+    with pytest.raises(ArgumentError, match=r"--socket is .*/nowhere/s'"):
+        node(folder, socket=tmp_path / "nowhere" / "s", **settings)
+    assert not list(folder.glob("*.sqlite"))
+    assert "node-serving" not in capsys.readouterr().err
+    Node.create(folder).close()
+    with pytest.raises(ArgumentError, match=r"--new is .*the records are there already .*: start without --new"):
+        node(folder, socket=None, **settings)
+    (record,) = folder.glob("*.sqlite")
+    record.unlink()
+    with pytest.raises(RecordError, match="with --new"):
+        Node.open(folder)
+
+
+def test_trying_a_path_leaves_what_is_there(path, handler):
+    check_socket(path)
+    assert not list(path.parent.iterdir())
+    with serving(path, handler):
+        check_socket(path)  # somebody listens there: whether it may is for the records to say
+        assert ask(path, b"abc", 30.0) == b"cba"
+    path.write_text("mine")
+    with pytest.raises(ArgumentError, match="nothing but a stale socket"):
+        check_socket(path)
+    assert path.read_text() == "mine"
 
 
 def test_what_the_command_is_given_is_checked():

@@ -43,6 +43,16 @@ def same_sum(made, clients=CLIENTS, rounds=1):
     return released.values.tolist()
 
 
+def test_a_released_round_is_an_event_of_its_own(cast, caplog):
+    made = cast()
+    with caplog.at_level(logging.INFO, "secure_fu"):
+        made.sums().secure_sum(request())
+    (record,) = [one for one in caplog.records if getattr(one, "secure_fu_event", "") == "round-released"]
+    seconds = record.secure_fu_fields.pop("seconds")
+    assert record.secure_fu_fields == {"round": 0, "purpose": request().purpose, "clients": len(CLIENTS)}
+    assert seconds >= 0
+
+
 @pytest.mark.parametrize("scheme_name", SCHEMES)
 def test_a_sum_is_that_of_one_process(cast, scheme_name):
     made = cast(scheme_name)

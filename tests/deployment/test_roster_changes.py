@@ -103,7 +103,7 @@ def test_nothing_is_pinned_but_what_was_read_out(operated):
     policy = read_policy(operated.bundle / "policy.toml")
     heard = bundle_digest(operated.bundle)
     write_policy(replace(policy, noise_multiplier=0.1), operated.bundle / "policy.toml")
-    with pytest.raises(ArgumentError, match="that of the bundle; ask again"):
+    with pytest.raises(ArgumentError, match="the bundle's, which is another one: ask again"):
         pin(operated.root / "silo-0", operated.bundle, digest=heard)
     assert {path.name: path.read_bytes() for path in (operated.root / "silo-0").iterdir()} == before
 

@@ -160,6 +160,15 @@ def test_a_digest_is_read_out_and_typed_in():
     assert lines[0] == "1  0001 0203 0405 0607"
     assert len(lines) == 4
     assert parse_digest("\n".join(re.sub(r"^\d  ", "", line) for line in lines).upper()) == digest
+    assert parse_digest("\n".join(f"  {line}" for line in lines)) == digest  # as it was printed
+    assert parse_digest(digest.hex()) == digest
+    like_numbers = bytes.fromhex("1111 2222 3333 4444" * 4)
+    assert parse_digest(" ".join(digest_lines(like_numbers))) == like_numbers
+    for wrong in (" ".join(lines[1:]), " ".join(reversed(lines)), " ".join(lines).replace("2 ", "3 ", 1)):
+        with pytest.raises(ArgumentError, match=r"as `secure-fu found` prints them, with or without"):
+            parse_digest(wrong)
+    with pytest.raises(ArgumentError, match=r"--head is 'HEAD'; expected 64.* as `secure-fu verify` prints"):
+        parse_digest("HEAD", "--head", "verify")
     with pytest.raises(ArgumentError, match="64 hexadecimal digits"):
         parse_digest("0001 0203")
 
@@ -278,7 +287,11 @@ def test_keys_from_elsewhere_are_copied_for_their_owner_alone(tmp_path):
         ('name = "kahe"', 'name = "bfv"', "committee is"),
         ("threshold = 3", "threshold = 9", "committee.threshold is 9"),
         ("threshold = 3", "", "committee is"),
-        ("[methods.retrain]", "[methods.magic]", "unlearning.methods is 'magic'"),
+        (
+            "[methods.retrain]",
+            "[methods.magic]",
+            "methods is '[methods.magic]'; expected names among retrain",
+        ),
         ("[methods.retrain]", "[methods.rollback]", "deletion.method is 'Retrain()'"),
         ("window_seconds = 3600", "window_seconds = 3", "deletion.window_seconds is 3"),
         ("window_seconds = 3600", "window_second = 3600", "deletion.window_second is 3600"),

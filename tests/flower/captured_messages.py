@@ -17,7 +17,7 @@ from secure_fu.deployment.exchange.messages import (
     NodeReply,
     NodeRequest,
     Outcome,
-    Settle,
+    Wipe,
     WipeStatement,
 )
 from secure_fu.protocol.committee.messages import Answer, Ballot, Quorum, Vote
@@ -29,7 +29,7 @@ BODIES = {
     Kind.INVITE: (Invitation, Upload),
     Kind.BALLOT: (Ballot, Vote),
     Kind.QUORUM: (Quorum, Answer),
-    Kind.SETTLE: (Settle, WipeStatement),
+    Kind.WIPE: (Wipe, WipeStatement),
 }
 FORMS = ("<i8", ">i8", "<i4", ">i4", "<i2", "<f8", ">f8", "<f4")
 

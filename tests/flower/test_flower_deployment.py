@@ -29,10 +29,10 @@ from secure_fu.deletion.requests import sign_request
 from secure_fu.deployment.exchange.messages import Kind
 from secure_fu.deployment.founding.setup import read_roster
 from secure_fu.deployment.founding.terms import model_of, read_terms
+from secure_fu.deployment.local import LocalNodes
+from secure_fu.deployment.server import open_queue
 from secure_fu.federation import Federation
-from secure_fu.flower.jobs import open_queue
 from secure_fu.flower.local import LocalFlower
-from secure_fu.flower.local_nodes import LocalNodes
 from secure_fu.learning import Records
 from secure_fu.protocol import read_policy
 from secure_fu.protocol.committee.encryption import CommitteeEncryption
@@ -113,7 +113,7 @@ def hand_in(server, identity):
     request = sign_request(
         identity, REQUEST, roster=roster, units=3, submitted=now, deadline=now + 10 * 86400, disclose=True
     )
-    with open_queue(server) as queue:
+    with open_queue(server, make=True) as queue:
         queue.submit(request, roster=roster, policy=read_deletion_policy(server / "deletion.toml"), now=now)
 
 
@@ -196,8 +196,8 @@ def check_what_travelled(capture, folder, clinics, encrypted):
     # Every byte belongs to a message of the protocol: no metric, no count of examples has a field to be in.
     seen = tally(capture)
     assert seen["invite", "done"] == len(encrypted) == 4 * len(NODES)
-    assert seen["settle", "done"] == len(NODES)
-    assert {kind for kind, _ in seen} == {"hello", "begin", "invite", "ballot", "quorum", "settle"}
+    assert seen["wipe", "done"] == len(NODES)
+    assert {kind for kind, _ in seen} == {"hello", "begin", "invite", "ballot", "quorum", "wipe"}
     assert {outcome for _, outcome in seen} <= {"asked", "done", "unknown-run"}
     # Who deletes sends as many bytes as everybody else.
     bodies = [body for kind, _, outcome, body in conversation(capture) if (kind, outcome) == (Kind.INVITE, "done")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -26,8 +27,9 @@ from secure_fu.deployment.exchange.messages import PROTOCOL, Hello, Kind, NodeRe
 from secure_fu.deployment.founding.setup import read_roster
 from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.deployment.node import Node
-from secure_fu.errors import ArgumentError, ConfigError, RecordError
-from secure_fu.flower.jobs import open_queue, run_job, write_report
+from secure_fu.deployment.server import FederationServer, open_queue, run_job, write_report
+from secure_fu.errors import ArgumentError, ConfigError, LedgerError, RecordError
+from secure_fu.flower import server_app as server_app_module
 from secure_fu.flower.node_host import serve_all
 from secure_fu.flower.server_app import RunSettings
 
@@ -75,7 +77,7 @@ def test_jobs_follow_one_another_and_tell_what_they_did(federation, tmp_path):
             submitted=now,
             deadline=now + 10 * 86400,
         )
-        with open_queue(server) as queue:
+        with open_queue(server, make=True) as queue:
             queue.submit(request, roster=roster, policy=read_deletion_policy(server / "deletion.toml"), now=now)
         unlearned = run_job(server, exchange, job="unlearn", at_once=True)
         (window,) = unlearned["windows"]
@@ -115,6 +117,64 @@ def test_a_node_that_cannot_be_opened_ends_the_host(federation):
         serve_all(folders, stop=threading.Event())
     with pytest.raises(ArgumentError, match="folders"):
         serve_all([], stop=threading.Event())
+
+
+class Context:
+    """As much of Flower's as the ServerApp looks at."""
+
+    def __init__(self, **config):
+        self.run_config = config
+
+
+def told(capsys):
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in lines]
+
+
+def run_app(monkeypatch, exchange, **config):
+    monkeypatch.setattr(server_app_module, "GridExchange", lambda *_, **__: exchange)
+    for name, kept in (("secure_fu", ("handlers", "level", "propagate")), ("flwr", ("filters",))):
+        for attribute in kept:
+            value = getattr(logging.getLogger(name), attribute)
+            monkeypatch.setattr(logging.getLogger(name), attribute, [*value] if isinstance(value, list) else value)
+    server_app_module.server_app()(grid=None, context=Context(**config))
+
+
+def test_a_run_tells_its_rounds_and_who_is_there(federation, monkeypatch, capsys):
+    config = {"server-directory": str(federation / "server")}
+    with ExitStack() as opened:
+        nodes = {name: opened.enter_context(Node.open(federation / "nodes" / name)) for name in CLINICS}
+        run_app(monkeypatch, InProcessExchange(nodes), job="train", rounds=1, **config)
+        lines = told(capsys)
+        assert [line["round"] for line in lines if line["event"] == "round-released"] == [0]
+        assert (lines[-1]["event"], lines[-1]["kind"], lines[-1]["rounds"]) == ("job-done", "train", 1)
+        del nodes["node-2"]
+        run_app(monkeypatch, InProcessExchange(nodes), job="status", **config)
+        (done,) = [line for line in told(capsys) if line["event"] == "job-done"]
+        assert done["missing"] == ["clinic-2", "member-2"]
+        assert done["present"] == sorted({"clinic-1", "clinic-3", "clinic-4", "member-1", "member-3", "member-4"})
+
+
+def test_a_refusal_is_one_event_and_ends_the_run_and_a_bug_keeps_its_trace(federation, monkeypatch, capsys):
+    """Flower marks a run as failed when its ServerApp raises, and shows the message; it logs the trace of a bug."""
+    config = {"server-directory": str(federation / "server"), "job": "train"}
+    flower = logging.getLogger("flwr")
+    with FederationServer.open(federation / "server", InProcessExchange({})), pytest.raises(LedgerError) as caught:
+        run_app(monkeypatch, InProcessExchange({}), **config)
+    (line,) = [line for line in told(capsys) if line["event"] == "job-refused"]
+    assert (line["level"], line["error"]) == ("error", "LedgerError")
+    assert "is open in another process" in line["reason"]
+
+    def shown(error):
+        record = flower.makeRecord("flwr", logging.ERROR, "", 0, "%s raised an exception", ("ServerApp",), None)
+        record.exc_info = (type(error), error, error.__traceback__)
+        assert flower.filter(record)
+        return logging.Formatter().format(record)
+
+    assert shown(caught.value) == "ServerApp raised an exception"
+    with pytest.raises(ZeroDivisionError) as bug:
+        1 / 0  # noqa: B018
+    assert "Traceback" in shown(bug.value)
 
 
 CONFIG = {"server-directory": "/srv/fed", "job": "train", "rounds": 3, "report": "", "poll-seconds": 1}

@@ -14,8 +14,8 @@ pytest.importorskip("ray")
 
 from secure_fu.deployment.exchange import socket_path
 from secure_fu.deployment.founding.terms import read_terms
+from secure_fu.deployment.local import LocalNodes
 from secure_fu.flower.local import LocalFlower
-from secure_fu.flower.local_nodes import LocalNodes
 
 APP = Path(__file__).resolve().parents[2] / "examples" / "flower"
 CLINICS = tuple(f"clinic-{number}" for number in range(1, 5))

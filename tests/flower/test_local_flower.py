@@ -12,10 +12,10 @@ pytest.importorskip("flwr")
 
 from flower_harness import write_echo_app
 
+from secure_fu.deployment.local import LocalProcessError, Processes
 from secure_fu.errors import ArgumentError
 from secure_fu.flower.certificates import make_node_key
 from secure_fu.flower.local import LocalFlower
-from secure_fu.flower.processes import LocalProcessError, Processes
 
 
 def is_running(pid):

@@ -117,7 +117,7 @@ def test_every_model_is_the_sum_of_the_participants_contributions_and_noise(kept
         request = DeletionRequest.some_records("silo-1", (0, 4, 5))
         kept.contributions.clear()
         tape.noise.clear()
-        unlearned = federated.unlearn(request, Retrain())
+        unlearned = federated.unlearn(request, Retrain(), adaptive=False)
         branch = replay(federated, tape, kept, federated.checkpoints.load(0), "unlearn/retrain")
         assert len(branch) == ROUNDS
         assert branch[-1] == pytest.approx(unlearned.state.model.vector, rel=1e-6, abs=1e-7)
@@ -142,7 +142,12 @@ def test_an_interrupt_inside_a_clients_code_voids_the_round_and_training_goes_on
         federated.train()
         assert federated.ledger.rounds("original") == tuple(n for n in range(ROUNDS + 1) if n != number)
         assert_right(federated, tape, kept)
-        assert federated.unlearn(DeletionRequest.whole_client(client), FineTune(length=1)).traffic[0].uploads == 4
+        assert (
+            federated.unlearn(DeletionRequest.whole_client(client), FineTune(length=1), adaptive=False)
+            .traffic[0]
+            .uploads
+            == 4
+        )
 
 
 def test_an_interrupt_in_an_unlearning_branch_leaves_the_original_and_another_try_is_right(kept):
@@ -153,11 +158,11 @@ def test_an_interrupt_in_an_unlearning_branch_leaves_the_original_and_another_tr
         kept.interrupt_at = (ROUNDS + 1, "silo-2")
         request = DeletionRequest.whole_client("silo-2")
         with pytest.raises(KeyboardInterrupt):
-            federated.unlearn(request, Retrain())
+            federated.unlearn(request, Retrain(), adaptive=False)
         assert federated.ledger.rounds("unlearn/retrain") == (ROUNDS,)
         kept.contributions.clear()
         tape.noise.clear()
-        unlearned = federated.unlearn(request, Retrain())
+        unlearned = federated.unlearn(request, Retrain(), adaptive=False)
         assert federated.state is trained
         branch = replay(federated, tape, kept, federated.checkpoints.load(0), "unlearn/retrain#2")
         assert branch[-1] == pytest.approx(unlearned.state.model.vector, rel=1e-6, abs=1e-7)
@@ -169,7 +174,7 @@ def test_who_leaves_still_uploads_noise_and_nothing_else(kept):
         federated.train()
         kept.contributions.clear()
         tape.noise.clear()
-        federated.unlearn(DeletionRequest.whole_client("silo-2"), Retrain())
+        federated.unlearn(DeletionRequest.whole_client("silo-2"), Retrain(), adaptive=False)
     rounds = range(ROUNDS, 2 * ROUNDS)
     for number in rounds:
         (contribution,) = kept.contributions["silo-2", number]
@@ -182,7 +187,7 @@ def test_the_same_seed_gives_the_same_models_and_another_one_does_not():
     def models(seed):
         with federation(InsecureDeterministicRandomness(seed), scheme_name="plain") as federated:
             federated.train()
-            unlearned = federated.unlearn(DeletionRequest.whole_client("silo-0"), FineTune(length=1))
+            unlearned = federated.unlearn(DeletionRequest.whole_client("silo-0"), FineTune(length=1), adaptive=False)
             return [*digests_of_checkpoints(federated), unlearned.state.model.digest]
 
     assert models(5) == models(5)

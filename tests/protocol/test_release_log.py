@@ -20,7 +20,7 @@ from secure_fu.protocol import (
     ResumableSums,
     SumRequest,
     Transcript,
-    settle,
+    reconcile,
     verify_transcript,
 )
 
@@ -252,7 +252,7 @@ def reopened(federation):
     machines.ledger.close()
     machines.ledger = PrivacyLedger.open(path)
     federation.log = ReleaseLog(federation.directory / "releases")
-    branches = settle(
+    branches = reconcile(
         federation.directory / "transcript.jsonl",
         logs={"original": federation.log},
         ledger=machines.ledger,
@@ -333,7 +333,7 @@ def test_a_release_that_a_kill_cut_is_settled_once(build, tmp_path, moment):
 
 
 def test_without_the_log_the_cut_release_would_be_lost(build, tmp_path):
-    """What :func:`settle` is for: without the write-ahead, the round is paid for and its sum gone."""
+    """What :func:`reconcile` is for: without the write-ahead, the round is paid for and its sum gone."""
     federation = Federation(build, tmp_path)
     federation.serve(None, federation.transcript)
     federation.transcript.append = lambda *_: (_ for _ in ()).throw(ArgumentError("killed", 1, 0))
@@ -367,7 +367,7 @@ def test_files_that_do_not_belong_together_are_refused(federation):
     with PrivacyLedger.create(other, budget=machines.ledger.budget) as ledger:
         ledger.branch("original")
         with pytest.raises(RecordError, match="not of one federation"):
-            settle(
+            reconcile(
                 path,
                 logs={"original": federation.log},
                 ledger=ledger,

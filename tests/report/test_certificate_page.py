@@ -99,7 +99,7 @@ def test_it_is_whole_and_needs_nothing_else(honest, tmp_path):
     assert "http" not in re.sub(r"http-equiv", "", page)
     assert "url(" not in page
     for words in (
-        "2 requests were carried out: at most 6 records forgotten",
+        "2 requests were put to the clients: at most 6 records forgotten",
         "does not want to be named",
         "bob",
         "No audit was run",
@@ -186,7 +186,7 @@ def test_words_for_numbers(honest):
     phase, pair, who = secrecy(body)
     assert phase.sure < pair.sure < 1.0
     assert who.group_epsilon > who.epsilon
-    assert headline(body) == "2 requests were carried out: at most 6 records forgotten"
+    assert headline(body) == "2 requests were put to the clients: at most 6 records forgotten"
     cover = changed(honest, lambda inner: inner["asked"].update(requests=[], hidden_units=5, units=5))
     assert headline(cover["certificate"]).startswith("A round for cover: up to 5 records")
     assert {row[0] for row in requests(body)} == {"bob", "does not want to be named"}

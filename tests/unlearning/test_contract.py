@@ -1,6 +1,7 @@
-"""Every registered method, through one and the same contract; a new one is in it as soon as it is registered.
+"""Every method that is installed, through one and the same contract; a new one is in it as soon as it is registered.
 
-`METHODS` below may name settings that keep a method's runs short; a method without an entry runs as it is.
+Those of other packages are in it too: install yours beside this repository, and run this file. `SHORT` keeps
+runs short.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from secure_fu.federation.costs import predicted_events
 from secure_fu.learning import mlp
 from secure_fu.privacy import Subject, Unit
 from secure_fu.protocol import SecureSums
-from secure_fu.unlearning import METHODS, Baseline, Certified, Exact, Heuristic, Outcome, UnlearningMethod, satisfies
+from secure_fu.unlearning import (
+    Baseline,
+    Certified,
+    Exact,
+    Heuristic,
+    Outcome,
+    UnlearningMethod,
+    installed,
+    known_methods,
+    satisfies,
+)
 
 SHORT = {"length": 2, "recovery": 1, "steps": 1, "forgetting": 1}
 ROUNDS = 3
@@ -46,9 +57,9 @@ def short(kind: type[UnlearningMethod]) -> UnlearningMethod:
     return kind(**{name: value for name, value in SHORT.items() if name in own})
 
 
-@pytest.fixture(params=sorted(METHODS))
+@pytest.fixture(params=sorted(known_methods()))
 def method(request):
-    return short(METHODS[request.param])
+    return short(installed(request.param))
 
 
 def trained(unit, methods=(), **arguments):
@@ -89,13 +100,13 @@ class Replayed:
 @pytest.mark.parametrize(("unit", "request_"), CASES)
 def test_what_a_method_says_beforehand_is_what_comes(method, unit, request_):
     with trained(unit, methods=[method]) as federated:
-        deletion = federated.deletion(request_)
+        deletion = federated.deletion(request_, adaptive=False)
         try:
             method.check(deletion)
         except MethodRefused as refusal:
             before = len(federated.ledger.branches)
             with pytest.raises(MethodRefused):
-                federated.unlearn(request_, method)
+                federated.unlearn(request_, method, adaptive=False)
             with pytest.raises(MethodRefused):
                 federated.cost(request_, method, adaptive=False)
             assert len(federated.ledger.branches) == before, "a refusal costs nothing"
@@ -108,7 +119,7 @@ def test_what_a_method_says_beforehand_is_what_comes(method, unit, request_):
         cost = federated.cost(request_, method, adaptive=False)
         assert cost.guarantee == promised
         seen = []
-        unlearned = federated.unlearn(request_, method, on_round=seen.append)
+        unlearned = federated.unlearn(request_, method, on_round=seen.append, adaptive=False)
         (branch,) = [name for name in federated.ledger.branches if name.startswith(method.purpose)]
         events = list(federated.ledger.events(branch))
 
@@ -145,7 +156,7 @@ def test_the_outcome_is_a_function_of_released_sums(method):
     """Run again from the releases alone: the same requests, the same model, no client asked."""
     request = REQUESTS[Unit.RECORD]
     with trained(Unit.RECORD, methods=[method]) as federated:
-        deletion = federated.deletion(request)
+        deletion = federated.deletion(request, adaptive=False)
         try:
             method.check(deletion)
         except MethodRefused:
@@ -160,7 +171,7 @@ def test_the_outcome_is_a_function_of_released_sums(method):
         kind = type(method)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(kind, "run", lambda _self, sums, case, on_round: watch(sums, case, on_round))
-            first = federated.unlearn(request, method)
+            first = federated.unlearn(request, method, adaptive=False)
         again = run(Replayed(watched[0]), deletion, lambda _state: None)
         assert isinstance(again, Outcome)
         if not isinstance(again.guarantee, Certified):  # those add output noise of their own
@@ -171,7 +182,7 @@ def test_the_outcome_is_a_function_of_released_sums(method):
 def test_a_client_of_which_nothing_is_forgotten_has_the_same_code_whoever_asks(method):
     """What the others contribute does not depend on the request: they get no mark, and their data stays."""
     with trained(Unit.RECORD, methods=[method]) as federated:
-        deletion = federated.deletion(REQUESTS[Unit.RECORD])
+        deletion = federated.deletion(REQUESTS[Unit.RECORD], adaptive=False)
         try:
             method.check(deletion)
         except MethodRefused:
@@ -188,5 +199,6 @@ def test_a_client_of_which_nothing_is_forgotten_has_the_same_code_whoever_asks(m
 
 
 def test_methods_are_named_once_and_have_titles():
-    assert len({kind.title for kind in METHODS.values()}) == len(METHODS)
-    assert all(name == kind.name and kind.__doc__ for name, kind in METHODS.items())
+    kinds = {name: installed(name) for name in known_methods()}
+    assert len({kind.title for kind in kinds.values()}) == len(kinds)
+    assert all(name == kind.name and kind.__doc__ for name, kind in kinds.items())

@@ -173,8 +173,10 @@ def test_a_certificate_is_what_the_group_of_forgotten_units_had_paid_up_to_the_c
     with federation(every=5, joins={"silo-4": 3}, methods=[method]) as federated:
         federated.train()
         request = DeletionRequest.some_records("silo-4", (2, 5, 6))
-        assert [method.checkpoint(federated.deletion(request))] == [5], "it stops short of the last round"
-        found = federated.unlearn(request, method).guarantee
+        assert [method.checkpoint(federated.deletion(request, adaptive=False))] == [5], (
+            "it stops short of the last round"
+        )
+        found = federated.unlearn(request, method, adaptive=False).guarantee
         counts = federated.ledger.event_counts("original", "silo-4", Subject.FORGOTTEN, Phase.TRAINING)
     (event,) = counts
     assert counts[event] == 3
@@ -194,7 +196,7 @@ def test_rounds_that_had_to_be_asked_for_again_do_not_make_a_rollback_late():
         federated.train()
         uploads = [traffic.uploads for traffic in federated.training_traffic]
         assert uploads == [4, 5, 5, 5, 5, 5], "it took part from the second round on"
-        case = federated.deletion(DeletionRequest.whole_client("silo-4"))
+        case = federated.deletion(DeletionRequest.whole_client("silo-4"), adaptive=False)
         method = Rollback()
         assert method.checkpoint(case) == 1
         assert isinstance(method.guarantee(case), Exact)

@@ -76,7 +76,7 @@ def test_in_a_joint_round_a_forgotten_unit_pays_what_a_retained_one_pays(unit, r
     with small_federation(unit) as federated:
         federated.train()
         for method in JOINT:
-            unlearned = federated.unlearn(request_, method)
+            unlearned = federated.unlearn(request_, method, adaptive=False)
             assert np.isfinite(unlearned.state.model.vector).all()
             assert all(traffic.uploads == 4 for traffic in unlearned.traffic), "nobody sat a round out"
             charges = [event.charges for event in federated.ledger.events(f"unlearn/{method.name}")]
@@ -88,6 +88,8 @@ def test_encrypted_as_well(scheme):
     with small_federation(scheme=scheme) as federated:
         federated.train()
         for method in JOINT:
-            unlearned = federated.unlearn(DeletionRequest.whole_client("silo-3"), method)
+            unlearned = federated.unlearn(DeletionRequest.whole_client("silo-3"), method, adaptive=False)
             assert np.isfinite(unlearned.state.model.vector).all()
-            assert len(unlearned.traffic) == method.rounds(federated.deletion(DeletionRequest.whole_client("silo-3")))
+            assert len(unlearned.traffic) == method.rounds(
+                federated.deletion(DeletionRequest.whole_client("silo-3"), adaptive=False)
+            )

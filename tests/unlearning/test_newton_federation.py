@@ -93,7 +93,7 @@ def test_products_travel_with_their_direction():
     method = Newton(steps=1, hessian="products", products=3, noise_multiplier=3.0, output_noise=1e3)
     with head_federation(method) as federation:
         federation.train(rounds=3)
-        unlearned = federation.unlearn(REQUEST, method)
+        unlearned = federation.unlearn(REQUEST, method, adaptive=False)
         assert isinstance(unlearned.guarantee, CertifiedModel)
         assert len(unlearned.traffic) == 5
 
@@ -102,7 +102,7 @@ def test_models_that_are_no_head_are_served_without_a_certificate():
     method = Newton(steps=1, products=2, noise_multiplier=3.0)
     with head_federation(method, mlp(3, (4,), 3, 0)) as federation:
         federation.train(rounds=2)
-        assert isinstance(federation.unlearn(REQUEST, method).guarantee, Heuristic)
+        assert isinstance(federation.unlearn(REQUEST, method, adaptive=False).guarantee, Heuristic)
 
 
 def test_clients_refuse_less_noise_than_their_policy_allows():
@@ -110,7 +110,7 @@ def test_clients_refuse_less_noise_than_their_policy_allows():
     with head_federation(method, least=2.0) as federation:
         federation.train(rounds=2)
         with pytest.raises(PolicyRefusal, match="noise_multiplier"):
-            federation.unlearn(REQUEST, method)
+            federation.unlearn(REQUEST, method, adaptive=False)
 
 
 def test_a_sum_of_hessians_of_something_else_is_refused_beforehand():

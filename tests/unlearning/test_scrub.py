@@ -283,7 +283,9 @@ def test_the_ledger_charges_forgotten_units_for_their_own_rate(factor):
     plan = make_plan(module, clients=4, nominal_units=80, minimum_cohort=3, rounds=8, sampling_rate=0.2)
     with Federation(module, small, plan=plan, scheme_name="plain") as federated:
         federated.train()
-        federated.unlearn(DeletionRequest.whole_client("silo-3"), Scrub(length=1, forgotten_factor=factor))
+        federated.unlearn(
+            DeletionRequest.whole_client("silo-3"), Scrub(length=1, forgotten_factor=factor), adaptive=False
+        )
         (event,) = federated.ledger.events("unlearn/scrub")
     assert event.charges[Subject.RETAINED].sampling_rate == 0.2
     assert event.charges[Subject.FORGOTTEN].sampling_rate == pytest.approx(0.2 * factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from paired.timings import as_training, write_down
 from secure_fu.deployment.node import NodeDirectory
 from secure_fu.flower.carrier import ACTION
 from secure_fu.flower.client_app import node_folder, relay
-from secure_fu.learning import FlatModel, LocalTraining, client_update
+from secure_fu.learning import FlatModel, LocalTraining, Records, client_update
 
 app = ClientApp()
 update = as_training(client_update)
@@ -29,11 +30,17 @@ def plain(message: Message, context: Context) -> Message:
     return write_down(folder, "fedavg", lambda: _trained(message, context))
 
 
+@cache
+def _own(nodes: Path, place: int) -> tuple[Records, FlatModel]:
+    """A client's records and model, read once: what our nodes keep in memory need not be read here either."""
+    directory = NodeDirectory.read(node_folder(nodes, place))
+    (client,) = directory.clients
+    return directory.data[client].read(), FlatModel(directory.module())
+
+
 def _trained(message: Message, context: Context) -> Message:
     config = context.run_config
-    directory = NodeDirectory.read(node_folder(Path(config["nodes-directory"]), context.node_config["partition-id"]))
-    (client,) = directory.clients
-    records, model = directory.data[client].read(), FlatModel(directory.module())
+    records, model = _own(Path(config["nodes-directory"]), context.node_config["partition-id"])
     (vector,) = message.content["arrays"].to_numpy_ndarrays()
     change = update(
         model,

@@ -22,7 +22,7 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     exchange = GridExchange(grid, poll_seconds=0.1)  # as Flower's own grid in simulations
     clients = len(exchange.nodes())
-    patience = Patience(hello=600, begin=600, invite=600, opening=600, settle=600)
+    patience = Patience(hello=600, begin=600, invite=600, opening=600, wipe=600)
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=clients, min_available_nodes=clients)
     timings = Path(config["timings-directory"])
     pairs: list[dict[str, dict[str, float]]] = []

@@ -25,6 +25,7 @@ from secure_fu.privacy.statistics import Interval, auc
 from secure_fu.protocol.committee.layout import layout_of
 from secure_fu.protocol.committee.messages import ShareBinding
 from secure_fu.protocol.header import committee_of, grid_of
+from secure_fu.scheme_names import KAHE
 
 __all__ = ["CommitteeAttempt", "committee_attempt"]
 
@@ -76,7 +77,7 @@ def committee_attempt(run: CanaryRun, *, members: int) -> CommitteeAttempt:
     Raises:
         ArgumentError: the run had no committee, or more members than the threshold.
     """
-    if run.scheme_name != "kahe" or not run.captured:
+    if run.scheme_name != KAHE or not run.captured:
         raise ArgumentError("run", run.scheme_name, "a run with a committee, that is with scheme kahe")
     if not 0 <= members <= len(run.members):
         raise ArgumentError("members", members, f"0 to {len(run.members)}, the committee's threshold")

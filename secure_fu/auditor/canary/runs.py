@@ -21,9 +21,10 @@ from secure_fu.audit.registration import Registration, register_canaries
 from secure_fu.auditor.canary.tapped_parties import CapturedUpload, TappedParties, UploadTap
 from secure_fu.crypto import CommitteeTerms, Identity, OsRandomness, Randomness
 from secure_fu.errors import ArgumentError
-from secure_fu.federation import DEFAULT_COMMITTEE, KAHE
+from secure_fu.federation import DEFAULT_COMMITTEE
 from secure_fu.federation.costs import predicted_events
 from secure_fu.federation.fitting import check_fits
+from secure_fu.file_names import TRANSCRIPT
 from secure_fu.learning import FlatModel, PerRecordGradients, Records
 from secure_fu.planning import Plan
 from secure_fu.privacy import MAX_SUMMED_VECTORS, GaussianSumEvent, Phase, Subject, Unit, pld_epsilon, renyi_epsilon
@@ -38,6 +39,7 @@ from secure_fu.protocol import (
     verify_transcript,
 )
 from secure_fu.protocol.header import Header, grid_of
+from secure_fu.scheme_names import KAHE
 from secure_fu.training import TRAIN, Recipe, Silo, StackedUpdates, TrainingState, train, training_task
 from secure_fu.unlearning.method import PlannedRounds
 
@@ -382,7 +384,7 @@ def _claims(parties: TappedParties, place: Path, holders: tuple[str, ...], delta
         for name in holders
         if name in parties.ledger
     )
-    branches = verify_transcript(place / "transcript.jsonl", roster=parties.roster, policy=parties.policy)
+    branches = verify_transcript(place / TRANSCRIPT, roster=parties.roster, policy=parties.policy)
     verify_against_ledger(branches, parties.ledger)
     events: dict[GaussianSumEvent, int] = {}
     for branch in branches:

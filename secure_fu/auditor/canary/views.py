@@ -16,6 +16,7 @@ from secure_fu.auditor.canary.committee_view import CommitteeAttempt, committee_
 from secure_fu.auditor.canary.protocol_audit import claim_of, round_noise
 from secure_fu.auditor.canary.runs import CanaryRun
 from secure_fu.privacy.lower_bounds import EpsilonBound
+from secure_fu.scheme_names import KAHE
 
 __all__ = ["PartyView", "canary_views"]
 
@@ -235,7 +236,7 @@ def _openers(run: CanaryRun) -> PartyView:
             finds=sentence,
             verdict=Verdict(outcome=Outcome.LEAK, sentence=sentence),
         )
-    if run.scheme_name != "kahe":
+    if run.scheme_name != KAHE:
         sentence = (
             "The key-holder, if it pooled what it has with the server, would open every upload by itself, behind no "
             "more than one client's noise share. Nothing but its honesty prevents that, and nothing was tried."

@@ -26,7 +26,7 @@ from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion.certificates.accounts import Accounts
 from secure_fu.deletion.certificates.figures import check_figures
-from secure_fu.deletion.certificates.order import check_asked, check_order, signed_entry, time_text
+from secure_fu.deletion.certificates.order import check_asked, check_order, signed_entry
 from secure_fu.deletion.certificates.schema import (
     MAX_CERTIFICATE_BYTES,
     SCHEMA_NAME,
@@ -38,6 +38,7 @@ from secure_fu.deletion.certificates.schema import (
 )
 from secure_fu.deletion.execution import Execution
 from secure_fu.deletion.requests import DeletionBatch, DeletionRequest, SignedBatch
+from secure_fu.deletion.times import time_text
 from secure_fu.deletion.wiping import WipeStatement
 from secure_fu.errors import ArgumentError, CryptoError
 
@@ -108,7 +109,9 @@ class Certificate:
         try:
             roster.verify(self.signer, Role.SERVER, CERTIFICATE_DOMAIN, canonical(self.body), self.signature)
         except CryptoError as error:
-            raise CertificateError(f"it is not what {self.signer!r} signed, it was edited or forged: {error}") from None
+            raise CertificateError(
+                f"the certificate is not what {self.signer!r} signed, it was edited or forged: {error}"
+            ) from None
 
 
 def read_certificate(path: Path) -> Certificate:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from secure_fu.deletion.certificates.accounts import Accounts, Counted, Part
 from secure_fu.deletion.certificates.schema import CertificateError
 from secure_fu.errors import ArgumentError
-from secure_fu.privacy import Phase, Subject, gaussian_epsilon
+from secure_fu.privacy import ChargedRounds, Phase, Subject, gaussian_epsilon
 
 __all__ = ["Figure", "accounts_of", "check_figures", "figures", "named_clients"]
 
@@ -134,19 +134,30 @@ def _check_guarantee(body: Mapping[str, Any], accounts: Accounts) -> None:
         if said["epsilon"] is not None and said["epsilon"] < least * (1.0 - _TOLERANCE):
             raise CertificateError(f"forgetting is stated as {said['epsilon']:.6g}; shift and noise give {least:.6g}")
     if kind == "exact" or said["counted"] is not None:
-        for place, one in enumerate(accounts.kinds):
-            touched = one.forgotten is not None and any(profile[place] for profile in accounts.forgotten)
-            if one.part is Part.DELETION and touched:
-                raise CertificateError(
-                    f"its guarantee is {kind}, and units to be forgotten entered the deletion's rounds"
-                )
+        objection = _charged(body, accounts).objection(exact=kind == "exact", chosen_late=said["adaptive"])
+        if objection is not None:
+            raise CertificateError(f"its guarantee is {kind}, and {objection}")
     if said["adaptive"] and said["counted"] == Counted.BASIS:
         raise CertificateError("the request may have been chosen late, and its guarantee counts the first model alone")
-    if kind == "exact" and named_clients(body) is not None:
-        for place, one in enumerate(accounts.kinds):
-            bare = one.part is Part.BASIS or (said["adaptive"] and one.part is not Part.DELETION)
-            if bare and one.larger is not None and any(profile[place] for profile in accounts.forgotten):
-                raise CertificateError("its guarantee is exact, and what it rests on had charged the units")
+
+
+def _charged(body: Mapping[str, Any], accounts: Accounts) -> ChargedRounds:
+    """Which rounds charged what was to be forgotten; of those before the deletion only where its clients are named."""
+
+    def entered(parts: frozenset[Part], *, as_forgotten: bool) -> bool:
+        return any(
+            one.part in parts
+            and (one.forgotten if as_forgotten else one.larger) is not None
+            and any(profile[place] for profile in accounts.forgotten)
+            for place, one in enumerate(accounts.kinds)
+        )
+
+    named = named_clients(body) is not None
+    return ChargedRounds(
+        deletion=entered(frozenset({Part.DELETION}), as_forgotten=True),
+        basis=named and entered(frozenset({Part.BASIS}), as_forgotten=False),
+        released=named and entered(frozenset(Part) - {Part.DELETION}, as_forgotten=False),
+    )
 
 
 def named_clients(body: Mapping[str, Any]) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ from secure_fu.deletion.certificates.schema import CertificateError
 from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.deletion.queue import last_due
 from secure_fu.deletion.requests import RequestRefused, SignedBatch, SignedRequest, check_signature
+from secure_fu.deletion.times import time_text
 from secure_fu.deletion.wiping import WipeStatement, order_digest
 from secure_fu.errors import ArgumentError, CryptoError
 from secure_fu.protocol.header import canonical_settings
@@ -29,13 +30,7 @@ __all__ = [
     "check_terms",
     "check_wiped",
     "signed_entry",
-    "time_text",
 ]
-
-
-def time_text(seconds: int) -> str:
-    """A time as certificates write it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def signed_entry(request: SignedRequest, *, finished: str) -> dict[str, Any]:
@@ -205,6 +200,9 @@ def check_requests(
 def check_terms(body: Mapping[str, Any], policy: DeletionPolicy) -> None:
     """Return only if a window of signed requests was one that a deletion policy lets through.
 
+    Args:
+        policy: with all settings of its method: one that it does not have is one that the server could choose.
+
     Raises:
         CertificateError: says what the policy does not have.
     """
@@ -213,8 +211,11 @@ def check_terms(body: Mapping[str, Any], policy: DeletionPolicy) -> None:
         raise CertificateError("its requests were not signed, and no deletion policy lets such through")
     opened = _seconds(body["order"]["opened"])
     settings = {name: "inf" if value == math.inf else value for name, value in policy.settings.items()}
-    if method["name"] != policy.method or any(method["settings"].get(key) != settings[key] for key in settings):
-        raise CertificateError(f"its method is not that of the deletion policy, {policy.method!r} with its settings")
+    if (method["name"], method["settings"]) != (policy.method, settings):
+        raise CertificateError(
+            f"its method is {method['name']!r} with {canonical_settings(method['settings'])}, and that of the deletion "
+            f"policy {policy.method!r} with {canonical_settings(settings)}"
+        )
     if asked["hidden_units"] > policy.hidden_units:
         raise CertificateError(f"it covers {asked['hidden_units']} hidden units; the policy, {policy.hidden_units}")
     if last_due(policy, opened) != opened:

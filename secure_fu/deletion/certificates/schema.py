@@ -231,7 +231,7 @@ def parse_certificate(content: bytes) -> dict[str, Any]:
             parse_float=_float,
         )
     except (ValueError, RecursionError) as error:
-        raise CertificateError(f"it is no JSON in ASCII ({error}): it was edited or damaged") from None
+        raise CertificateError(f"the certificate is no JSON in ASCII ({error}): it was edited or damaged") from None
     check_shape(document)
     if certificate_text(document) != content:
         raise CertificateError("it is not written as certificates are: it was edited or written anew")

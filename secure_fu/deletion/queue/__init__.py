@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from secure_fu.deletion.queue.entries import Change, Entry, Reading, State, Submission, Window, WindowState
+from secure_fu.deletion.queue.entries import Change, Entry, Reading, Skip, State, Submission, Window, WindowState
 from secure_fu.deletion.queue.file import ServiceLock
 from secure_fu.deletion.queue.queue import RequestQueue
 from secure_fu.deletion.queue.windows import Risk, WindowPlan, forecast, last_due, next_due, plan_window
@@ -14,6 +14,7 @@ __all__ = [
     "RequestQueue",
     "Risk",
     "ServiceLock",
+    "Skip",
     "State",
     "Submission",
     "Window",

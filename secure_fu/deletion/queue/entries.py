@@ -14,6 +14,7 @@ __all__ = [
     "Change",
     "Entry",
     "Reading",
+    "Skip",
     "State",
     "Submission",
     "Window",
@@ -131,6 +132,21 @@ class Window:
     at: int
     note: str
     certificate: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A due time at which nothing was executed.
+
+    Attributes:
+        opened: when it was, in seconds since 1970 (UTC).
+        at: when that was found, in the same seconds.
+        why: in plain words.
+    """
+
+    opened: int
+    at: int
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ from secure_fu.deletion.queue.entries import (
     Change,
     Entry,
     Reading,
+    Skip,
     State,
     Submission,
     Window,
@@ -58,6 +59,7 @@ from secure_fu.deletion.requests import (
     check_signature,
     decode_request,
 )
+from secure_fu.deletion.times import time_text
 from secure_fu.errors import ArgumentError, RecordError
 
 __all__ = ["RequestQueue"]
@@ -159,7 +161,7 @@ class RequestQueue:
                 check_request(request, roster=roster, policy=policy, now=reading.at)
                 if request.deadline > reading.at + policy.largest_wait_seconds + policy.clock_tolerance_seconds:
                     raise RequestRefused(
-                        f"the request's deadline, {request.deadline}, is more than {policy.largest_wait_seconds} s off"
+                        f"its deadline, {time_text(request.deadline)}, is over {policy.largest_wait_seconds} s off"
                     )
             self._check_room(request, len(content), policy)
         except RequestRefused as error:
@@ -294,6 +296,11 @@ class RequestQueue:
             )
         )
 
+    def newest_skip(self) -> Skip | None:
+        """The latest due time at which nothing was executed, with why; None before the first."""
+        rows = self._file.read("SELECT opened, at, why FROM skipped ORDER BY opened DESC LIMIT 1")
+        return Skip(opened=rows[0][0], at=rows[0][1], why=rows[0][2]) if rows else None
+
     # The clock
 
     def read_clock(self, now: int, policy: DeletionPolicy) -> Reading:
@@ -320,9 +327,9 @@ class RequestQueue:
         ((latest,),) = self._file.read("SELECT latest FROM clock")
         held = ""
         if now < latest - policy.clock_tolerance_seconds:
-            held = f"the clock says {now}, {latest - now} s before a time that it has shown already"
+            held = f"the clock says {time_text(now)}, {latest - now} s before a time that it has shown already"
         elif latest and now > latest + max(policy.longest_pause_seconds, 2 * policy.window_seconds):
-            held = f"the clock says {now}, {now - latest} s after it was last looked at"
+            held = f"the clock says {time_text(now)}, {now - latest} s after it was last looked at"
         return Reading(at=latest if held else max(now, latest), held=held)
 
     # Moving on; for the service alone
@@ -350,9 +357,9 @@ class RequestQueue:
                 self._note(request.request_id, State.EXECUTING, at, f"window {window.hex()}")
 
     def skip(self, opened: int, at: int, why: str) -> None:
-        """Write down that nothing is executed at a due time."""
+        """Write down that nothing is executed at a due time, as things stand; it may be begun all the same later."""
         with self._file.together():
-            self._file.write("INSERT OR IGNORE INTO skipped VALUES (?, ?, ?)", (opened, at, why))
+            self._file.write("INSERT OR REPLACE INTO skipped VALUES (?, ?, ?)", (opened, at, why))
 
     def note_failure(self, window_id: bytes, why: str) -> None:
         """Write down what kept a window from going on; "" once it does."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.deletion.queue.entries import Entry
+from secure_fu.deletion.times import time_text
 
 __all__ = ["Risk", "WindowPlan", "forecast", "last_due", "next_due", "plan_window"]
 
@@ -84,14 +85,23 @@ def plan_window(
         opened: the due time; what was received after it is left for the next.
         served: when the last window was due that had a request of a signer, by signer; None where there was none.
     """
-    in_time = _line((entry for entry in waiting if entry.received <= opened), served)
+    every = list(waiting)
+    in_time = _line((entry for entry in every if entry.received <= opened), served)
     chosen = tuple(entry.request_id for entry in in_time[: policy.maximum_batch])
     if len(chosen) >= policy.minimum_batch:
         return WindowPlan(opened=opened, requests=chosen, skipped="")
     if policy.cover:
         return WindowPlan(opened=opened, requests=(), skipped="")
-    few = f"{len(chosen)} request{' waits' if len(chosen) == 1 else 's wait'}, fewer than {policy.minimum_batch}"
+    few = f"{_requests(len(chosen))} came in time for the window of {time_text(opened)}"
+    few += f", fewer than {policy.minimum_batch}"
+    late, following = len(every) - len(in_time), opened + policy.window_seconds
+    if late:
+        few += f"; {_requests(late)} came later, for the next one, due {time_text(following)}"
     return WindowPlan(opened=opened, requests=(), skipped=few)
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
 
 
 def forecast(
@@ -138,11 +148,11 @@ def _risk(
     if entry.deadline <= now:
         why = "the deadline has passed"
     elif last is None or last < first:
-        why = f"the next window is due at {first} and takes {policy.execution_seconds} s: too late"
+        why = f"the next window is due at {time_text(first)} and takes {policy.execution_seconds} s: too late"
     elif due > last:
         why = f"{place} requests go first, {policy.maximum_batch} in a window"
     elif together is not None and together < policy.minimum_batch:
-        why = f"{policy.minimum_batch - together} more requests are needed for a batch by {last}"
+        why = f"{policy.minimum_batch - together} more requests are needed for a batch by {time_text(last)}"
     else:
         return None
     return Risk(request_id=entry.request_id, deadline=entry.deadline, overdue=overdue, why=why)

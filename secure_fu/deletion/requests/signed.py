@@ -37,6 +37,7 @@ from secure_fu.deletion.requests.messages import (
     require_times,
 )
 from secure_fu.deletion.requests.request import DeletionRequest, Scope
+from secure_fu.deletion.times import time_text
 from secure_fu.errors import ArgumentError, CryptoError, SealError, WireError
 
 __all__ = [
@@ -175,11 +176,11 @@ def check_request(request: SignedRequest, *, roster: Roster, policy: DeletionPol
     check_signature(request, roster=roster, policy=policy)
     tolerance = policy.clock_tolerance_seconds
     if request.deadline + tolerance <= now:
-        raise RequestExpired(f"the request's deadline, {request.deadline}, has passed; it is {now} (unix seconds)")
+        raise RequestExpired(f"its deadline, {time_text(request.deadline)}, has passed; it is {time_text(now)}")
     if request.submitted > now + tolerance:
         raise RequestFromTheFuture(
-            f"the request was submitted at {request.submitted}, and it is only {now} (unix seconds); one of the clocks "
-            f"is off by more than {tolerance} s"
+            f"the request was submitted at {time_text(request.submitted)}, and it is only {time_text(now)}; one of the "
+            f"clocks is off by more than {tolerance} s"
         )
 
 

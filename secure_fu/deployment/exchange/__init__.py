@@ -7,7 +7,7 @@ for each message, carries bytes and does without it and without torch.
 from __future__ import annotations
 
 from secure_fu.deployment.exchange.exchange import Exchange
-from secure_fu.deployment.exchange.node_socket import ask, serve, socket_path
+from secure_fu.deployment.exchange.node_socket import ask, check_socket, serve, socket_path
 from secure_fu.deployment.exchange.socket_exchange import SocketExchange
 
-__all__ = ["Exchange", "SocketExchange", "ask", "serve", "socket_path"]
+__all__ = ["Exchange", "SocketExchange", "ask", "check_socket", "serve", "socket_path"]

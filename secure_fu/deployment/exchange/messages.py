@@ -13,7 +13,7 @@ kind        body to a party              body from it, if it is DONE
 `quorum`    `Quorum`                     `Answer`
 `issue-key` `Announcement`               `RoundKey`
 `open`      `OpeningRequest`             `Opening`
-`settle`    :class:`Settle`              :class:`WipeStatement`
+`wipe`      :class:`Wipe`                :class:`WipeStatement`
 =========== ============================ ==============================
 
 Everything that makes a party do something is signed by the server; a node need trust neither the relay nor its socket.
@@ -22,11 +22,10 @@ Everything that makes a party do something is signed by the server; a node need 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Final
 
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.wire import U32, U64, Blob, Choice, Fixed, Nested, Sequence, Text, encode, message
@@ -34,7 +33,7 @@ from secure_fu.deletion.requests import SignedRequest, decode_request
 from secure_fu.deletion.wiping import MAX_SETTINGS_BYTES, WipeStatement, order_digest, wipe_commitment
 from secure_fu.errors import ArgumentError
 from secure_fu.protocol.header import canonical_settings, parse_settings
-from secure_fu.unlearning import UnlearningMethod, method_from_settings
+from secure_fu.unlearning import UnlearningMethod, method_from_settings, settings_of
 
 __all__ = [
     "PROTOCOL",
@@ -48,7 +47,7 @@ __all__ = [
     "Order",
     "Outcome",
     "PartyAnswer",
-    "Settle",
+    "Wipe",
     "WipeStatement",
     "addressed",
     "method_of",
@@ -75,7 +74,7 @@ class NodeDomain(StrEnum):
 
     HELLO = "hello"
     BEGIN = "begin"
-    SETTLE = "settle"
+    WIPE = "wipe"
 
 
 class Kind(Enum):
@@ -88,7 +87,7 @@ class Kind(Enum):
     QUORUM = "quorum"
     ISSUE_KEY = "issue-key"
     OPEN = "open"
-    SETTLE = "settle"
+    WIPE = "wipe"
 
 
 class Outcome(Enum):
@@ -96,6 +95,7 @@ class Outcome(Enum):
 
     DONE = "done"
     REFUSED = "refused"  # by policy, ledger, roster, signature or record
+    AHEAD = "ahead"  # it has answered a later round or order: the server may have gone back
     UNKNOWN_RUN = "unknown-run"  # the run's Begin has not come yet, or is forgotten: send it
     FAILED = "failed"
 
@@ -211,7 +211,7 @@ class Order:
     Attributes:
         window_id: 16 bytes that name the deletion window, never used for another order.
         opened: when the window was due, in seconds since 1970 (UTC).
-        method: by its name in :data:`secure_fu.unlearning.METHODS`.
+        method: by its name; see :func:`secure_fu.unlearning.installed`.
         settings: of the method, see :func:`order_settings`.
         request_digests: SHA-256 of all requests of the window, sorted. A request has random salt and sealed boxes, so
             that its digest tells nothing to whom it does not concern.
@@ -323,9 +323,9 @@ class Begin:
         roster.verify(server, Role.SERVER, NodeDomain.BEGIN, self.statement, self.signature)
 
 
-@message("settle")
+@message("wipe")
 @dataclass(frozen=True, kw_only=True)
-class Settle:
+class Wipe:
     """Server to a client: the window is executed in this run; destroy what it covers.
 
     Attributes:
@@ -342,10 +342,10 @@ class Settle:
         return encode(replace(self, signature=bytes(64)))
 
     @classmethod
-    def signed(cls, identity: Identity, *, run_id: bytes, window_id: bytes) -> Settle:
+    def signed(cls, identity: Identity, *, run_id: bytes, window_id: bytes) -> Wipe:
         """The server's message."""
         unsigned = cls(run_id=run_id, window_id=window_id, signature=bytes(64))
-        return replace(unsigned, signature=identity.sign(NodeDomain.SETTLE, unsigned.statement))
+        return replace(unsigned, signature=identity.sign(NodeDomain.WIPE, unsigned.statement))
 
     def check(self, roster: Roster, server: str) -> None:
         """Return only if the pinned server has signed it.
@@ -353,13 +353,12 @@ class Settle:
         Raises:
             RosterError, SignatureError: it has not.
         """
-        roster.verify(server, Role.SERVER, NodeDomain.SETTLE, self.statement, self.signature)
+        roster.verify(server, Role.SERVER, NodeDomain.WIPE, self.statement, self.signature)
 
 
 def order_settings(method: UnlearningMethod) -> str:
-    """A method's settings as the one text that an :class:`Order` carries; an infinite number is the word `inf`."""
-    values = {item.name: getattr(method, item.name) for item in fields(cast(Any, method))}
-    return canonical_settings({name: "inf" if value == math.inf else value for name, value in values.items()})
+    """A method's settings as the one text that an :class:`Order` carries; see :func:`settings_of`."""
+    return canonical_settings(settings_of(method))
 
 
 def method_of(name: str, settings: str) -> UnlearningMethod:
@@ -373,10 +372,7 @@ def method_of(name: str, settings: str) -> UnlearningMethod:
         ConfigError: there is no such method or setting.
         ProtocolError: the settings are no canonical text.
     """
-    values: Mapping[str, object] = {
-        key: math.inf if value == "inf" else value for key, value in parse_settings(settings).items()
-    }
-    return method_from_settings(name, values)
+    return method_from_settings(name, parse_settings(settings))
 
 
 def addressed(begin: Begin) -> Callable[[str], bytes]:

@@ -10,14 +10,14 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
 from secure_fu.deployment.logs import event
 from secure_fu.errors import ArgumentError, ProtocolError
 
-__all__ = ["MAX_MESSAGE_BYTES", "SOCKET", "Handler", "ask", "serve", "socket_path"]
+__all__ = ["MAX_MESSAGE_BYTES", "SOCKET", "Handler", "ask", "check_socket", "serve", "socket_path"]
 
 SOCKET: Final = "node.sock"
 MAX_MESSAGE_BYTES: Final = 1 << 31
@@ -43,6 +43,22 @@ def socket_path(directory: Path) -> Path:
     return directory / SOCKET
 
 
+def check_socket(path: Path, *, group: int | None = None) -> None:
+    """Return only if :func:`serve` can listen at a path, as things are; what is there is left as it is.
+
+    Raises:
+        ArgumentError: as :func:`serve`.
+    """
+    _check_path(path)
+    trial = path.with_name(f".{path.name}.try")
+    try:
+        with contextlib.closing(_listening(trial, group)):
+            trial.unlink()
+    except ArgumentError as error:
+        shown = str(path) if error.value == str(trial) else error.value
+        raise ArgumentError(error.argument, shown, error.expected) from None
+
+
 def serve(
     node: Handler,
     path: Path,
@@ -51,6 +67,7 @@ def serve(
     group: int | None = None,
     patience: float = 60.0,
     most_bytes: int = MAX_MESSAGE_BYTES,
+    on_listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer requests, one at a time, until `stop` is set.
 
@@ -75,15 +92,18 @@ def serve(
         stop: looked at every fifth of a second, and between requests.
         patience: seconds for a peer to send all of its request, or to take all of the reply.
         most_bytes: longest request.
+        on_listening: called once the socket can be asked.
 
     Raises:
         ArgumentError: the path is too long for a socket, others can write its folder, something else than a socket is
             there, or it cannot be made, or given to the group.
     """
     warned = False
+    _check_path(path)
     with contextlib.closing(_listening(path, group)) as listening:
         made = path.lstat().st_ino
         try:
+            on_listening()
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     peer, _ = listening.accept()
@@ -121,17 +141,20 @@ def ask(path: Path, request: bytes, timeout: float, *, most_bytes: int = MAX_MES
     return reply
 
 
-def _listening(path: Path, group: int | None) -> socket.socket:
+def _check_path(path: Path) -> None:
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ArgumentError("--socket", str(path), f"a path of at most {_LONGEST_PATH} bytes")
+    with contextlib.suppress(OSError):  # what cannot be looked at cannot be made either
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ArgumentError("--socket", str(path), "a path where nothing but a stale socket is")
+
+
+def _listening(path: Path, group: int | None) -> socket.socket:
     mode = 0o600 if group is None else 0o660
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _check_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ArgumentError("--socket", str(path), "a path where nothing but a stale socket is")
-            path.unlink()
+        path.unlink(missing_ok=True)
         # The mode comes with the name: a chmod afterwards would be of whatever the name leads to by then.
         with _only(mode):
             made.bind(str(path))

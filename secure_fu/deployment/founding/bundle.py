@@ -6,31 +6,33 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import tomli_w
 
-from secure_fu.crypto import Role, Roster, scheme
+from secure_fu.crypto import Role, Roster
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion.policy import write_deletion_policy
-from secure_fu.deployment.founding.setup import KEYS, ROSTER, own_parties
+from secure_fu.deployment.founding.setup import own_parties
 from secure_fu.deployment.founding.terms import Terms, model_of
+from secure_fu.deployment.founding.windows_held import check_cover
 from secure_fu.errors import ArgumentError, ConfigError, RecordError
-from secure_fu.federation.agreed_policy import policy_of
-from secure_fu.federation.founding import FOUNDING, Founding, write_founding
+from secure_fu.federation.agreed_policy import parameter_sets_of, policy_of
+from secure_fu.federation.founding import Founding, common_facts, write_founding
+from secure_fu.file_names import DELETION, FOUNDING, KEYS, LEDGER, NODE, POLICY, ROSTER
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
 from secure_fu.privacy import PrivacyLedger
-from secure_fu.protocol import Policy, ReleasedModel, kahe_parameter_sets, write_policy
+from secure_fu.protocol import Policy, ReleasedModel, write_policy
 from secure_fu.protocol.files import write_whole
+from secure_fu.scheme_names import KAHE
 from secure_fu.training import TRAIN
+from secure_fu.unlearning import settings_of
 
 __all__ = [
     "BUNDLE_FILES",
-    "DELETION",
-    "NODE",
-    "POLICY",
     "bundle_digest",
     "check_server_keys",
     "facts_of",
@@ -40,17 +42,13 @@ __all__ = [
     "write_bundle",
 ]
 
-POLICY: Final = "policy.toml"
-DELETION: Final = "deletion.toml"
-NODE: Final = "node.toml"
 BUNDLE_FILES: Final = (ROSTER, POLICY, FOUNDING, DELETION)
 """What nodes pin, in the order in which their digest takes them."""
 
 
 def policy_for(terms: Terms, roster: Roster, plan: Plan) -> Policy:
     """What every party pins."""
-    members = roster.names(Role.MEMBER) if terms.scheme == "kahe" else roster.names(Role.KEY_HOLDER)
-    sets = kahe_parameter_sets() if terms.scheme == "kahe" else frozenset({scheme(terms.scheme).parameter_set})
+    members = roster.names(Role.MEMBER) if terms.scheme == KAHE else roster.names(Role.KEY_HOLDER)
     return policy_of(
         plan,
         roster=roster,
@@ -58,7 +56,7 @@ def policy_for(terms: Terms, roster: Roster, plan: Plan) -> Policy:
         committee=members,
         terms=terms.terms_for(roster),
         purposes=frozenset({TRAIN, *(method.purpose for method in terms.methods)}),
-        parameter_sets=sets,
+        parameter_sets=parameter_sets_of(terms.scheme),
     )
 
 
@@ -66,10 +64,8 @@ def facts_of(terms: Terms) -> dict[str, str]:
     """What is fixed before the first round beside plan and policy, and public."""
     start = ReleasedModel.public(FlatModel(model_of(terms.model)).vector())
     return {
-        "start": start.digest.hex(),
+        **common_facts(start, {}, terms.methods),
         "model": json.dumps(dict(terms.model), sort_keys=True),
-        "joins": "{}",
-        "methods": "; ".join(sorted(repr(method) for method in terms.methods)),
         "epoch": "1",
         "before": "{}",
     }
@@ -83,7 +79,8 @@ def found(terms: Terms, roster: Roster, out: Path, *, keys: Path | None = None) 
         keys: the server's `keys.bin` where it lies elsewhere; it is copied.
 
     Raises:
-        ConfigError: the terms do not fit the roster, or let the server ask for deletions.
+        ConfigError: the terms do not fit the roster, or let the server ask for deletions, or have windows for cover
+            that the budget does not hold.
         ArgumentError: there is a federation already.
         CryptoError, RosterError: the keys are missing, or are not those of the roster's server, or others beside them.
         RecordError, LedgerError: a file cannot be written.
@@ -94,6 +91,7 @@ def found(terms: Terms, roster: Roster, out: Path, *, keys: Path | None = None) 
         terms.deletion.check_roster(roster)
     except ArgumentError as error:
         raise ConfigError(f"deletion.{error.argument}", error.value, error.expected) from error
+    check_cover(terms, plan, clients=len(roster.clients))
     if (out / FOUNDING).exists():
         raise ArgumentError("--out", str(out), f"a folder without {FOUNDING}; a federation is founded once")
     check_server_keys(out / KEYS if keys is None else keys, roster)
@@ -113,12 +111,14 @@ def found(terms: Terms, roster: Roster, out: Path, *, keys: Path | None = None) 
             write_whole(out / KEYS, keys.read_bytes())
         write_whole(out / ROSTER, roster.encode())
         write_policy(policy, out / POLICY)
-        write_deletion_policy(terms.deletion, out / DELETION)
+        # All settings, so that a certificate can be held against each of them.
+        deletion = replace(terms.deletion, settings=settings_of(terms.chosen))
+        write_deletion_policy(deletion, out / DELETION)
     except OSError as error:
         raise RecordError(f"{out} cannot be written: {error.strerror}") from error
     # A ledger that an interrupted founding has left is empty, and of the same budget or refused when it is opened.
-    if not (out / "ledger.sqlite").exists():
-        PrivacyLedger.create(out / "ledger.sqlite", budget=plan.budget).close()
+    if not (out / LEDGER).exists():
+        PrivacyLedger.create(out / LEDGER, budget=plan.budget).close()
     write_founding(out / FOUNDING, founding)  # last: it says that the others are there
     return founding
 

@@ -21,12 +21,10 @@ from secure_fu.crypto.identity_file import make_identities, read_identities
 from secure_fu.crypto.wire import Fixed, Nested, decode, encode, message
 from secure_fu.crypto.wire import Sequence as Many
 from secure_fu.errors import ArgumentError, CryptoError, RosterError, SignatureError, WireError
+from secure_fu.file_names import KEYS, NEXT_KEYS
 from secure_fu.protocol.files import write_whole
 
 __all__ = [
-    "KEYS",
-    "NEXT_KEYS",
-    "ROSTER",
     "Continuity",
     "PartyFile",
     "check_cast",
@@ -43,9 +41,6 @@ __all__ = [
     "write_roster",
 ]
 
-KEYS: Final = "keys.bin"
-NEXT_KEYS: Final = "keys-next.bin"
-ROSTER: Final = "roster.bin"
 _SUFFIX: Final = ".party"
 _POSSESSION: Final = "party-file"
 _ROTATION: Final = "party-rotation"
@@ -264,15 +259,26 @@ def digest_lines(digest: bytes) -> tuple[str, ...]:
     return tuple(f"{line + 1}  {' '.join(groups[4 * line : 4 * line + 4])}" for line in range(len(groups) // 4))
 
 
-def parse_digest(text: str) -> bytes:
-    """The digest that somebody typed: 64 hexadecimal digits, in groups or not.
+def parse_digest(text: str, option: str = "--digest", shown_by: str = "found") -> bytes:
+    """The digest that somebody typed: 64 hexadecimal digits, in groups or not, with the numbers of its lines or not.
+
+    Args:
+        option: that it was given by.
+        shown_by: the command that prints it.
 
     Raises:
         ArgumentError: they are not 64 such digits.
     """
-    digits = re.sub(r"[\s:-]", "", text)
+    # A line's number stands alone and before groups of four, so that it is no digit of the digest's.
+    words = re.sub("[:-]", " ", text).split()
+    numbered = [place for place, word in enumerate(words) if place % 5 == 0 and word == str(place // 5 + 1)]
+    groups = [word for place, word in enumerate(words) if place not in numbered]
+    if numbered and (len(words) != 20 or len(numbered) != 4):
+        groups = words
+    digits = "".join(groups)
     if not re.fullmatch("[0-9a-fA-F]{64}", digits):
-        raise ArgumentError("--digest", text, "64 hexadecimal digits, as `secure-fu roster show` prints them")
+        expected = f"64 hexadecimal digits, as `secure-fu {shown_by}` prints them, with or without their line numbers"
+        raise ArgumentError(option, text, expected)
     return bytes.fromhex(digits)
 
 

@@ -17,15 +17,15 @@ from torch import nn
 from secure_fu.crypto import CommitteeTerms, Role, Roster
 from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.errors import ArgumentError, ConfigError
+from secure_fu.federation.agreed_policy import KEY_HOLDER_ALONE
 from secure_fu.learning import cnn, logistic, mlp
 from secure_fu.planning import Plan, make_plan
+from secure_fu.scheme_names import KAHE, SCHEMES
 from secure_fu.unlearning import METHODS, UnlearningMethod, method_from_settings
 
 __all__ = ["Terms", "model_of", "read_terms"]
 
-_SCHEMES: Final = ("kahe", "bfv", "plain")
 _MODELS: Final[Mapping[str, Any]] = {"mlp": mlp, "logistic": logistic, "cnn": cnn}
-_KEY_HOLDER_ALONE: Final = CommitteeTerms(members=1, threshold=1, quorum=1, corrupt=0)
 _TABLES: Final = ("model", "plan", "scheme", "committee", "methods", "deletion")
 _FROM_ROSTER: Final = ("module", "clients", "return")
 
@@ -54,11 +54,15 @@ class Terms:
     deletion: DeletionPolicy
 
     def __post_init__(self) -> None:
-        chosen = method_from_settings(self.deletion.method, self.deletion.settings)
-        if chosen not in self.methods:
+        if self.chosen not in self.methods:
             # What is not declared before training has a weaker guarantee, and clients would refuse its purpose.
             declared = ", ".join(repr(method) for method in self.methods)
-            raise ConfigError("deletion.method", repr(chosen), f"a declared one with its settings: {declared}")
+            raise ConfigError("deletion.method", repr(self.chosen), f"a declared one with its settings: {declared}")
+
+    @property
+    def chosen(self) -> UnlearningMethod:
+        """What deletions are executed with."""
+        return method_from_settings(self.deletion.method, self.deletion.settings)
 
     def plan_for(self, roster: Roster) -> Plan:
         """Noise, grid and budget for the clients of a roster.
@@ -78,10 +82,10 @@ class Terms:
             ConfigError: the numbers do not fit the roster's members, or the roster the scheme.
         """
         members = len(roster.names(Role.MEMBER))
-        if self.scheme != "kahe":
+        if self.scheme != KAHE:
             if members:
                 raise ConfigError("scheme.name", self.scheme, "'kahe' for a roster that has a committee")
-            return _KEY_HOLDER_ALONE
+            return KEY_HOLDER_ALONE
         if not members:
             raise ConfigError("scheme.name", self.scheme, "'bfv' for a roster that has a key-holder")
         try:
@@ -110,8 +114,8 @@ def read_terms(path: Path) -> Terms:
             raise ConfigError(name, None, "a table; it is required")
     chosen = dict(tables["scheme"])
     name = chosen.pop("name", None)
-    if name not in _SCHEMES or chosen:
-        raise ConfigError("scheme", tables["scheme"], f"name = one of {', '.join(_SCHEMES)}, and nothing else")
+    if name not in SCHEMES or chosen:
+        raise ConfigError("scheme", tables["scheme"], f"name = one of {', '.join(SCHEMES)}, and nothing else")
     model_of(tables["model"])
     return Terms(
         model=tables["model"],
@@ -154,7 +158,7 @@ def _converted(key: str, kind: Any, value: Any) -> Any:
 
 
 def _committee(scheme_name: str, table: Any) -> dict[str, int]:
-    if scheme_name != "kahe":
+    if scheme_name != KAHE:
         if table is not None:
             raise ConfigError("committee", table, f"no such table for scheme {scheme_name}: a key-holder opens")
         return {}
@@ -173,7 +177,18 @@ def _methods(table: Any) -> tuple[UnlearningMethod, ...]:
     for name, settings in table.items():
         if not isinstance(settings, Mapping):
             raise ConfigError(f"methods.{name}", settings, "a table of settings, which may be empty")
-    return tuple(method_from_settings(name, settings) for name, settings in table.items())
+    return tuple(_method(name, settings) for name, settings in table.items())
+
+
+def _method(name: str, settings: Mapping[str, Any]) -> UnlearningMethod:
+    try:
+        return method_from_settings(name, settings)
+    except ConfigError as error:
+        asked = f"unlearning.settings.{name}"
+        if error.argument.startswith(asked):
+            key = f"methods.{name}{error.argument.removeprefix(asked)}"
+            raise ConfigError(key, error.value, error.expected) from error
+        raise ConfigError("methods", f"[methods.{name}]", error.expected) from error
 
 
 def _deletion(table: Mapping[str, Any]) -> DeletionPolicy:

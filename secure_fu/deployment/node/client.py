@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from secure_fu.crypto import Identity, Randomness
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
-from secure_fu.deployment.exchange.messages import Begin, Order, Settle, WipeStatement, method_of, wipe_commitment
+from secure_fu.deployment.exchange.messages import Begin, Order, Wipe, WipeStatement, method_of, wipe_commitment
 from secure_fu.deployment.node.data import DataFile
 from secure_fu.deployment.node.directory import NodeDirectory
 from secure_fu.deployment.node.holdings import Holdings
@@ -29,7 +29,7 @@ from secure_fu.deployment.node.state import (
     Settled,
     StateFile,
 )
-from secure_fu.errors import AlreadyForgotten, DataError, HistoryError, PolicyRefusal, RecordError
+from secure_fu.errors import AlreadyForgotten, AnsweredLater, DataError, HistoryError, PolicyRefusal, RecordError
 from secure_fu.learning import FlatModel, Records
 from secure_fu.protocol import Client, ClientRecord, Header, LocalTask, RoundTerms, UploadEncryption
 from secure_fu.protocol.messages import Invitation
@@ -70,7 +70,7 @@ class NodeClient:
     Edge cases:
         An order that another one takes the place of, before it is settled, is parked: no round is served for it, and
         what it marks is in no round of any run, for it may have been executed without this client's knowing. The
-        server can still settle it.
+        server can still have it wiped.
         A request of an order that cannot be done here is left undone, and the node's log says so: a position that does
         not exist, a person without a group column, a part of a unit, or more units than the request declares. The
         order goes on, for a refusal would tell the server about the data. What is undone is in what the commitment of
@@ -209,7 +209,7 @@ class NodeClient:
         done = state.settled_window(window)
         if done is not None:
             if done.order != order.digest:
-                raise PolicyRefusal(f"window {window.hex()} was executed by another order; a window has one")
+                raise AnsweredLater(f"window {window.hex()} was executed by another order; a window has one")
             return state
         if state.parked_order(window) is not None:
             raise PolicyRefusal(f"window {window.hex()} was given up for another one; it is not served again")
@@ -220,7 +220,7 @@ class NodeClient:
             if before.run_id == run_id:
                 return state
             if not new_run:
-                raise PolicyRefusal(f"window {window.hex()} goes on in another run; this order is an older one")
+                raise AnsweredLater(f"window {window.hex()} goes on in another run; this order is an older one")
         settled = {digest for one in state.settled for digest in one.request_digests}
         requests = check_order(order, self._files, int(time.time()), settled=settled)
         if before is not None and before.window == window:
@@ -332,7 +332,7 @@ class NodeClient:
 
     # Forgetting
 
-    def settle(self, body: bytes) -> bytes:
+    def wipe(self, body: bytes) -> bytes:
         """Destroy what a window covers, and say so; the same bytes at every retry.
 
         Returns:
@@ -344,17 +344,17 @@ class NodeClient:
             HistoryError, DataError, RecordError, OSError: a file cannot be destroyed. The data are in no round any
                 more; asking again tries again.
         """
-        settle = decode(Settle, body)
-        settle.check(self._files.roster, self._files.policy.server)
-        if self._window(settle.run_id) != settle.window_id:
-            raise PolicyRefusal(f"run {settle.run_id.hex()} is for another window than {settle.window_id.hex()}")
-        if self._state.settled_window(settle.window_id) is None:
-            self._execute(settle.window_id)
+        wipe = decode(Wipe, body)
+        wipe.check(self._files.roster, self._files.policy.server)
+        if self._window(wipe.run_id) != wipe.window_id:
+            raise PolicyRefusal(f"run {wipe.run_id.hex()} is for another window than {wipe.window_id.hex()}")
+        if self._state.settled_window(wipe.window_id) is None:
+            self._execute(wipe.window_id)
         elif self._state.pending is not None:
             self._destroy(None)
-        done = self._state.settled_window(settle.window_id)
+        done = self._state.settled_window(wipe.window_id)
         if done is None:  # unreachable: _execute has added it
-            raise PolicyRefusal(f"window {settle.window_id.hex()} was not executed")
+            raise PolicyRefusal(f"window {wipe.window_id.hex()} was not executed")
         return encode(
             WipeStatement.signed(
                 self._identity,

@@ -24,10 +24,20 @@ from secure_fu.deployment.exchange.messages import (
     Outcome,
     PartyAnswer,
 )
+from secure_fu.deployment.logs import cleaned, event
 from secure_fu.deployment.node.client import NodeClient, UnknownRun
 from secure_fu.deployment.node.directory import NodeDirectory
-from secure_fu.deployment.node.state import ClientState, StateFile, left_requests
-from secure_fu.errors import ArgumentError, ConfigError, DataError, HistoryError, RecordError, SecureFUError
+from secure_fu.deployment.node.state import ClientState, StateFile, left_requests, state_path
+from secure_fu.errors import (
+    AnsweredLater,
+    ArgumentError,
+    ConfigError,
+    DataError,
+    HistoryError,
+    RecordError,
+    SecureFUError,
+)
+from secure_fu.federation.agreed_policy import parameter_sets_of
 from secure_fu.federation.fitting import check_fits
 from secure_fu.federation.stored_formats import upgrade
 from secure_fu.learning import FlatModel, Records
@@ -42,9 +52,9 @@ from secure_fu.protocol import (
     OpeningRecord,
     ReleasedModel,
     UploadEncryption,
-    kahe_parameter_sets,
 )
 from secure_fu.protocol.files import destroy_file
+from secure_fu.scheme_names import KAHE
 from secure_fu.training import ModelArchive, check_size
 
 __all__ = ["REQUESTS", "Node"]
@@ -52,7 +62,6 @@ __all__ = ["REQUESTS", "Node"]
 REQUESTS: Final = "requests"
 """Folder of private requests that wait to be taken up."""
 
-_KAHE: Final = "kahe"
 _LOGGER = logging.getLogger("secure_fu")
 
 Answer = Callable[[bytes], bytes]
@@ -64,9 +73,9 @@ class Node:
     Formal guarantees:
         One process at a time has the directory, by the lock on each party's record. :meth:`handle` raises nothing:
         what is malformed, forged, replayed or for somebody else is refused, and changes nothing. A reply says which of
-        four outcomes it was and no reason. Whether it is DONE or REFUSED, and how long it is, follows from the request,
-        public policies, and what the party was asked before. A client's budget is its own record's: it is spent alike
-        by who has something to forget and who has not.
+        five outcomes it was and no reason. Whether it is DONE, REFUSED or AHEAD, and how long it is, follows from the
+        request, public policies, and what the party was asked before. A client's budget is its own record's: it is
+        spent alike by who has something to forget and who has not.
     Assumes:
         The machine and its user are trusted by the parties hosted here, and no older copy of the directory is restored.
     Not guaranteed:
@@ -213,12 +222,8 @@ class Node:
         except SecureFUError as error:
             _LOGGER.warning("not a request: %s", error)
             return encode(NodeReply(answers=()))
-        hello = message.kind is Kind.HELLO and not message.parties
-        parties = self.parties if hello else message.parties
-        bodies = message.bodies * len(parties) if len(message.bodies) == 1 else message.bodies
-        answers = tuple(
-            self._answer(message.kind, party, body) for party, body in zip(parties, bodies, strict=not hello)
-        )
+        parties = self.parties if message.kind is Kind.HELLO and not message.parties else message.parties
+        answers = tuple(self._answer(message.kind, party, message.body_for(at)) for at, party in enumerate(parties))
         return encode(NodeReply(answers=answers))
 
     def _answer(self, kind: Kind, party: str, body: bytes) -> PartyAnswer:
@@ -234,13 +239,16 @@ class Node:
             outcome, reason = Outcome.UNKNOWN_RUN, str(error)
         except (RecordError, HistoryError, DataError) as error:
             outcome, reason = Outcome.FAILED, str(error)
+        except AnsweredLater as error:
+            outcome, reason = Outcome.AHEAD, f"{error}; the server may have gone back"
         except SecureFUError as error:
             outcome, reason = Outcome.REFUSED, f"{type(error).__name__}: {error}"
         except Exception as error:
             # Its text could hold anything.
             outcome, reason = Outcome.FAILED, type(error).__name__
         level = logging.ERROR if outcome is Outcome.FAILED else logging.WARNING
-        _LOGGER.log(level, "%s to %s: %s (%s)", kind.value, party, outcome.value, reason)
+        why = event(outcome.value, {"party": party, "kind": kind.value, "reason": cleaned(reason)})
+        _LOGGER.log(level, "%s to %s: %s (%s)", kind.value, party, outcome.value, reason, extra=why)
         return PartyAnswer(party=party, outcome=outcome, body=b"")
 
     def _machine(self, name: str, record: ClientRecord | MemberRecord | OpeningRecord) -> dict[Kind, Answer]:
@@ -248,7 +256,7 @@ class Node:
         machine: dict[Kind, Answer] = {Kind.HELLO: lambda body: self._hello(name, body)}
         if isinstance(record, ClientRecord):
             client = self._clients[name]
-            return machine | {Kind.BEGIN: client.begin, Kind.INVITE: client.invite, Kind.SETTLE: client.settle}
+            return machine | {Kind.BEGIN: client.begin, Kind.INVITE: client.invite, Kind.WIPE: client.wipe}
         if isinstance(record, MemberRecord):
             member = Member(identity, roster=files.roster, policy=files.policy, record=record)
             return machine | {Kind.BALLOT: member.vote, Kind.QUORUM: member.answer}
@@ -263,8 +271,7 @@ class Node:
 
     def _hello(self, name: str, body: bytes) -> bytes:
         hello = decode(Hello, body)
-        name_of_scheme = self._files.founding.scheme_name
-        known = kahe_parameter_sets() if name_of_scheme == _KAHE else {scheme(name_of_scheme).parameter_set}
+        known = parameter_sets_of(self._files.founding.scheme_name)
         answer = HelloAnswer(
             party=name,
             nonce=hello.nonce,
@@ -296,7 +303,7 @@ class Node:
         brought = self._records(records)
         for name in files.clients:
             check_size(name, brought[name])
-            check_fits(module, name, brought[name])
+            check_fits(module, name, brought[name], file=None if records is not None else files.data[name].path)
         return model, brought
 
     def _open_clients(
@@ -314,7 +321,7 @@ class Node:
         for name in files.clients:
             record = own[name]
             assert isinstance(record, ClientRecord)  # noqa: S101 - by role, see _record
-            state_file = StateFile(files.path / f"state-{name}.json")
+            state_file = StateFile(state_path(files.path, name))
             if new:
                 state_file.make(ClientState(client=name, records=len(records[name])))
             self._clients[name] = NodeClient(
@@ -351,7 +358,7 @@ class Node:
 
     def _encryption(self) -> UploadEncryption:
         files = self._files
-        if files.founding.scheme_name == _KAHE:
+        if files.founding.scheme_name == KAHE:
             return CommitteeEncryption(roster=files.roster)
         (key_holder,) = files.policy.committee
         return KeyHolderEncryption(
@@ -376,7 +383,7 @@ class Node:
 def _record(files: NodeDirectory, name: str, *, new: bool) -> ClientRecord | MemberRecord | OpeningRecord:
     role = files.identities[name].role
     if role is Role.CLIENT:
-        return ClientRecord(files.path / f"client-{name}.sqlite", new=new)
+        return ClientRecord(files.record(name), new=new)
     if role is Role.MEMBER:
-        return MemberRecord(files.path / f"member-{name}.sqlite", new=new)
-    return OpeningRecord(files.path / "key-holder.sqlite", new=new)
+        return MemberRecord(files.record(name), new=new)
+    return OpeningRecord(files.record(name), new=new)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from secure_fu.crypto import Identity
 from secure_fu.deletion import DeletionRequest, Scope
 from secure_fu.deletion.requests import (
     RequestFromTheFuture,
+    RequestRefused,
     SignedRequest,
     check_signature,
     decode_request,
@@ -21,17 +23,26 @@ from secure_fu.deletion.requests import (
 )
 from secure_fu.deletion.wiping import order_digest
 from secure_fu.deployment.exchange.messages import Order, method_of, order_settings
+from secure_fu.deployment.logs import event
 from secure_fu.deployment.node.directory import NodeDirectory
 from secure_fu.deployment.node.state import PrivateRequest
-from secure_fu.errors import ArgumentError, PolicyRefusal, SecureFUError
+from secure_fu.errors import ArgumentError, CryptoError, PolicyRefusal, SecureFUError
 from secure_fu.federation.marks import count_units
 from secure_fu.learning import Records
 from secure_fu.privacy import Unit
+from secure_fu.protocol.header import parse_settings
 from secure_fu.training import check_whole_units
+from secure_fu.unlearning import settings_of
 
 __all__ = ["Marked", "check_order", "mark_order", "marks_of", "requests_digest"]
 
 _LOGGER = logging.getLogger("secure_fu")
+_REASONS: Final = {
+    "records": "it names a record that this client has not",
+    "request": "it names a person, and the records here have no group column",
+    "units": "it covers more units than it declares",
+}
+"""Why a request cannot be done, by the argument that is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -105,12 +116,13 @@ def check_order(
 
 
 def _check_method(order: Order, files: NodeDirectory) -> None:
-    method, pinned = method_of(order.method, order.settings), files.pinned_method
-    if method.purpose not in files.policy.purposes:
+    if f"unlearn/{order.method}" not in files.policy.purposes:  # before any code is looked for under that name
         raise PolicyRefusal(
             f"the order's method is {order.method!r}; the policy allows {sorted(files.policy.purposes)}"
         )
-    if pinned is not None and (order.method, order.settings) != (pinned.name, order_settings(pinned)):
+    method, pinned = method_of(order.method, order.settings), files.pinned_method
+    told_all = parse_settings(order.settings).keys() == settings_of(method).keys()
+    if pinned is not None and not (method == pinned and told_all):
         raise PolicyRefusal(
             f"the order's method is {order.method!r} with {order.settings}; the pinned deletion policy has "
             f"{pinned.name!r} with {order_settings(pinned)}"
@@ -168,8 +180,7 @@ def mark_order(
             if units > request.units and not _leaves(request, identity.name):
                 raise ArgumentError("units", request.units, f"at least {units}")
         except SecureFUError as error:
-            # The text could quote the request.
-            _undone(identity.name, request.request_id, type(error).__name__)
+            _undone(identity.name, request.request_id, _why_undone(error))
             undone.append(request.request_id)
         else:
             if units > request.units:
@@ -245,4 +256,13 @@ def _is_whole(brought: Records, mask: NDArray[np.bool_], gone: NDArray[np.bool_]
 
 
 def _undone(client: str, request_id: bytes, why: str) -> None:
-    _LOGGER.error("client %s leaves request %s undone (%s); tell who asked", client, request_id.hex(), why)
+    """Say so in the node's own log. The id is in the server's queue with who asked; of private ones there is none."""
+    said = {"client": client, "request": request_id.hex(), "reason": f"{why}; tell who asked"}
+    _LOGGER.error("a request is left undone", extra=event("request-left-undone", said))
+
+
+def _why_undone(error: SecureFUError) -> str:
+    """In words, and without the text of the error, which could quote the request."""
+    if isinstance(error, ArgumentError):
+        return _REASONS.get(error.argument, type(error).__name__)
+    return "what it covers cannot be read" if isinstance(error, (CryptoError, RequestRefused)) else type(error).__name__

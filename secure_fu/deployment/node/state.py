@@ -27,6 +27,8 @@ __all__ = [
     "StateFile",
     "leave_request",
     "left_requests",
+    "records_noted",
+    "state_path",
 ]
 
 _STATE: Final = "secure-fu/node-state/1"
@@ -231,6 +233,24 @@ class StateFile:
             )
         state: ClientState = _read(self._path, _STATE, ClientState)
         return state
+
+
+def state_path(folder: Path, client: str) -> Path:
+    """Where a node keeps a client's state."""
+    return folder / f"state-{client}.json"
+
+
+def records_noted(folder: Path, client: str) -> int | None:
+    """How many records a client had when its node was made; None where that is not known here. Touches no file.
+
+    Args:
+        folder: of the node.
+    """
+    try:
+        state: ClientState = _read(state_path(folder, client), _STATE, ClientState)
+    except RecordError:
+        return None
+    return state.records
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -22,23 +22,16 @@ from secure_fu.deletion import (
 )
 from secure_fu.deletion.certificates import CertificateStore
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.founding.bundle import DELETION
 from secure_fu.deployment.founding.founded import server_identity
-from secure_fu.deployment.founding.setup import ROSTER
 from secure_fu.deployment.server.federation_server import FederationServer
 from secure_fu.deployment.server.remote_sums import Patience
 from secure_fu.deployment.server.window_files import WindowFiles
 from secure_fu.errors import AlreadyForgotten, ConfigError, RunDirectoryError
+from secure_fu.file_names import AUDIT, CERTIFICATES, DELETION, NODES, POLICY, ROSTER
 from secure_fu.protocol import read_policy
 
-__all__ = ["AUDIT", "CERTIFICATES", "NODES", "QUEUE", "ServerExecutor", "deletion_service", "read_node_sockets"]
+__all__ = ["ServerExecutor", "deletion_service", "read_node_sockets"]
 
-QUEUE: Final = Path("deletion") / "queue.sqlite"
-CERTIFICATES: Final = Path("deletion") / "certificates"
-AUDIT: Final = Path("deletion") / "audit.json"
-"""What `secure-fu audit` said of this federation's configuration; certificates quote it when it is there."""
-NODES: Final = "nodes.toml"
-_POLICY: Final = "policy.toml"
 _MAX_BYTES: Final = 1 << 20
 _UNFIT: Final = (ValueError, ArithmeticError, MemoryError)
 """What a batch is to blame for, ArgumentError among them; that a file is damaged or a party away, it is not."""
@@ -68,6 +61,26 @@ class ServerExecutor:
         self._begun = begun
         self._server: FederationServer | None = None
 
+    def check_window(self, batch: SignedBatch) -> None:
+        """See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
+
+        The server is opened here, so that where another process has its ledger no window is begun.
+
+        Raises:
+            SecureFUError: as :meth:`FederationServer.check_window`, or the server cannot be opened.
+        """
+        server = self._opened()
+        if server.execution(batch.window_id) is not None or self._begun(batch.window_id):
+            return
+        # A batch that nothing can be planned for is begun, and given back by `execute`, which says what is at fault.
+        with contextlib.suppress(AlreadyForgotten, *_UNFIT):
+            server.check_window(batch)
+
+    def _opened(self) -> FederationServer:
+        if self._server is None:
+            self._server = self._open()
+        return self._server
+
     def execute(self, batch: SignedBatch) -> Execution:
         """See :class:`~secure_fu.deletion.execution.DeletionExecutor`.
 
@@ -76,31 +89,30 @@ class ServerExecutor:
                 or the server cannot plan for what it says.
             SecureFUError: as :meth:`FederationServer.delete`.
         """
-        if self._server is None:
-            self._server = self._open()
-        done = self._server.execution(batch.window_id)
+        server = self._opened()
+        done = server.execution(batch.window_id)
         if done is not None:
             if done.missing:
-                self._server.survey()  # clients that are back are told
-                done = self._server.execution(batch.window_id) or done
+                server.survey()  # clients that are back are told
+                done = server.execution(batch.window_id) or done
             return done
         if self._begun(batch.window_id):
-            return self._server.execute(batch)
-        clients = self._server.roster.clients
+            return server.execute(batch)
+        clients = server.roster.clients
         lost = tuple(one.request_id for one in batch.requests if not {box.client for box in one.boxes} <= clients)
         if lost:
             raise BatchRefused(lost, "it was sealed to clients that are no longer in the roster")
         try:
-            self._server.deletion(batch, adaptive=True)
+            server.deletion(batch, adaptive=True)
         except AlreadyForgotten:
             ids = tuple(one.request_id for one in batch.requests)
             raise BatchRefused(ids, "all that it covers has been forgotten before") from None
         except _UNFIT as error:
-            unfit = self._unfit(self._server, batch)
+            unfit = self._unfit(server, batch)
             if not unfit:
                 raise
             raise BatchRefused(unfit, f"no deletion can be planned for it: {type(error).__name__}") from error
-        return self._server.execute(batch)
+        return server.execute(batch)
 
     def _unfit(self, server: FederationServer, batch: SignedBatch) -> tuple[bytes, ...]:
         """Requests for which nothing can be planned; none where that is so without any request, too."""
@@ -150,7 +162,7 @@ def deletion_service(
         CryptoError: the server's keys cannot be used.
     """
     roster = Roster.decode((directory / ROSTER).read_bytes())
-    policy = read_policy(directory / _POLICY)
+    policy = read_policy(directory / POLICY)
     identity = server_identity(directory, policy, roster)
     executor = ServerExecutor(
         lambda: FederationServer.open(directory, exchange, patience=patience),
@@ -199,12 +211,12 @@ def _read_audit(path: Path) -> tuple[Mapping[str, Any], bytes] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigError("deletion/audit.json", str(path), f"a file that can be read ({error.strerror})") from None
+        raise ConfigError(AUDIT, str(path), f"a file that can be read ({error.strerror})") from None
     try:
         audit = json.loads(content)
         read_audit(audit)
     except (ValueError, RecursionError, RunDirectoryError) as error:
-        raise ConfigError("deletion/audit.json", str(path), f"an audit.json of `secure-fu audit` ({error})") from None
+        raise ConfigError(AUDIT, str(path), f"an audit.json of `secure-fu audit` ({error})") from None
     return audit, content
 
 
@@ -219,12 +231,12 @@ def read_node_sockets(directory: Path) -> tuple[Path, ...]:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            raise ConfigError("nodes.toml", f"more than {_MAX_BYTES} bytes", "a list of sockets")
+            raise ConfigError(NODES, f"more than {_MAX_BYTES} bytes", "a list of sockets")
         values = tomllib.loads(content.decode())
     except OSError as error:
-        raise ConfigError("nodes.toml", str(path), f"a file that can be read ({error.strerror})") from None
+        raise ConfigError(NODES, str(path), f"a file that can be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, or no TOML
-        raise ConfigError("nodes.toml", str(path), f"valid TOML ({error})") from None
+        raise ConfigError(NODES, str(path), f"valid TOML ({error})") from None
     unknown = sorted(values.keys() - {"sockets"})
     if unknown:
         raise ConfigError(f"nodes.toml: {unknown[0]}", values[unknown[0]], "no key but sockets")

@@ -18,37 +18,31 @@ from secure_fu.deletion.execution import Execution
 from secure_fu.deletion.policy import read_deletion_policy
 from secure_fu.deletion.requests import SignedBatch
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.exchange.messages import method_of, order_settings
-from secure_fu.deployment.founding.bundle import DELETION
-from secure_fu.deployment.founding.founded import (
-    declared_methods,
-    founded_module,
-    pinned_files,
-    said_methods,
-    server_identity,
-)
+from secure_fu.deployment.exchange.messages import order_settings
+from secure_fu.deployment.founding.founded import founded_module, pinned_files, server_identity
 from secure_fu.deployment.server.hosts import Hosts, LeftOut
 from secure_fu.deployment.server.remote_fleet import RemoteFleet, batch_of
 from secure_fu.deployment.server.remote_sums import Patience
 from secure_fu.deployment.server.window_files import Started, WindowFiles
+from secure_fu.deployment.server.window_price import check_price
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.coordinator import Coordinator
 from secure_fu.federation.execution_of import before_deletion, execution_of
 from secure_fu.federation.fleet import Request
-from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
+from secure_fu.federation.founding import Founding, common_facts, declared_methods, read_founding, write_founding
 from secure_fu.federation.main_line import MainLine
 from secure_fu.federation.server_directory import ServerDirectory, write_public_files
 from secure_fu.federation.stored_formats import upgrade
+from secure_fu.file_names import DELETION, FOUNDING, LEDGER
 from secure_fu.learning import FlatModel
 from secure_fu.planning import Plan
 from secure_fu.privacy import EpsilonEntry, PrivacyLedger
 from secure_fu.protocol import Policy, ReleasedModel
+from secure_fu.protocol.header import parse_settings
 from secure_fu.training import CheckpointStore, OnRound, TrainingState, no_observer
 from secure_fu.unlearning import METHODS, Requirement, UnlearningMethod, method_from_settings
 
 __all__ = ["FederationServer"]
-
-_LEDGER = "ledger.sqlite"
 
 
 class FederationServer(Coordinator):
@@ -69,11 +63,12 @@ class FederationServer(Coordinator):
         exchange: with the nodes.
         identity: of the server; read from `keys.bin` unless given.
         module: the model, at its public starting point; made from what was founded unless given.
-        methods: those that were declared; read from what was founded unless given.
+        methods: of those that were declared, the ones of your own that no installed package brings.
         patience: how long to wait for others.
 
     Raises:
-        ArgumentError: an argument is not what the directory was made with; names it.
+        ArgumentError: an argument is not what the directory was made with, or a declared method is missing here; names
+            it.
         LedgerError, RecordError, CryptoError, CheckpointError, TranscriptError: the directory is incomplete, damaged or
             in use by another process.
     """
@@ -85,7 +80,7 @@ class FederationServer(Coordinator):
         *,
         identity: Identity | None = None,
         module: nn.Module | None = None,
-        methods: Iterable[UnlearningMethod] | None = None,
+        methods: Iterable[UnlearningMethod] = (),
         patience: Patience | None = None,
     ) -> None:
         upgrade(directory)
@@ -95,9 +90,7 @@ class FederationServer(Coordinator):
         start = ReleasedModel.public(model.vector())
         if start.digest.hex() != founding.facts.get("start"):
             raise ArgumentError("module", start.digest.hex(), f"the start that {directory / FOUNDING} names")
-        declared = declared_methods(founding) if methods is None else frozenset(methods)
-        if said_methods(declared) != founding.facts.get("methods"):
-            raise ArgumentError("methods", said_methods(declared), f"{founding.facts.get('methods')!r}, as was founded")
+        declared = declared_methods(founding, methods)
         joins: Mapping[str, int] = json.loads(founding.facts.get("joins", "{}"))
 
         def cohort(round_number: int) -> tuple[str, ...]:
@@ -105,7 +98,7 @@ class FederationServer(Coordinator):
 
         with ExitStack() as opened:
             # First: it refuses a directory that is in use.
-            ledger = opened.enter_context(PrivacyLedger.open(directory / _LEDGER))
+            ledger = opened.enter_context(PrivacyLedger.open(directory / LEDGER))
             roster, policy = pinned_files(directory, founding)
             own = server_identity(directory, policy, roster) if identity is None else identity
             if own.party != roster.party(policy.server):
@@ -131,6 +124,7 @@ class FederationServer(Coordinator):
                 directory=directory,
             )
             self._directory = directory
+            self._invited = cohort
             self._files = WindowFiles(directory)
             self._hosts = Hosts(exchange, roster=roster, policy=policy, timeout=patience.hello)
             self._remote = RemoteFleet(
@@ -190,20 +184,17 @@ class FederationServer(Coordinator):
             ArgumentError, LedgerError, RecordError: as of the class, or there is a federation already.
         """
         policy.check_roster(roster)
+        methods = tuple(methods)
         founding = Founding(
             clients=tuple(sorted(roster.clients)),
             scheme_name=scheme_name,
             plan=plan,
             roster_digest=roster.digest,
             run_key=os.urandom(32) if run_key is None else run_key,
-            facts={
-                "start": ReleasedModel.public(FlatModel(module).vector()).digest.hex(),
-                "joins": json.dumps(dict(sorted((joins or {}).items()))),
-                "methods": said_methods(frozenset(methods)),
-            },
+            facts=common_facts(ReleasedModel.public(FlatModel(module).vector()), joins or {}, methods),
         )
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        PrivacyLedger.create(directory / _LEDGER, budget=plan.budget).close()
+        PrivacyLedger.create(directory / LEDGER, budget=plan.budget).close()
         write_public_files(directory, roster=roster, policy=policy)
         write_founding(directory / FOUNDING, founding)  # last: it says that the others are there
         return cls(directory, exchange, identity=identity, module=module, methods=methods, patience=patience)
@@ -216,7 +207,7 @@ class FederationServer(Coordinator):
         *,
         identity: Identity | None = None,
         module: nn.Module | None = None,
-        methods: Iterable[UnlearningMethod] | None = None,
+        methods: Iterable[UnlearningMethod] = (),
         patience: Patience | None = None,
     ) -> Self:
         """Go on with a directory; arguments and errors as of the class."""
@@ -256,7 +247,7 @@ class FederationServer(Coordinator):
         self._hosts.survey(anew=True)
         return super().train(on_round, rounds=rounds)
 
-    def delete(  # type: ignore[override]  # what is durable of a deletion is its execution
+    def delete(
         self,
         request: Request,
         method: UnlearningMethod,
@@ -269,7 +260,8 @@ class FederationServer(Coordinator):
 
         Args:
             request: a :class:`~secure_fu.deletion.requests.SignedBatch`.
-            method, adaptive, require, on_round: as of :meth:`Coordinator.delete`, and so are the errors.
+            method, adaptive, require, on_round: as of :meth:`~secure_fu.federation.Federation.delete`, and so are the
+                errors.
 
         Returns:
             what it came to, with the clients that have confirmed up to now.
@@ -283,7 +275,7 @@ class FederationServer(Coordinator):
             return self._with_latecomers(done)
         self.deletion(request, adaptive=adaptive)  # refuses what cannot be served, before anything is written
         self._note_started(window_id, method, adaptive)
-        super().delete(request, method, adaptive=adaptive, require=require, on_round=on_round)
+        self._forget(request, method, adaptive=adaptive, require=require, execute=True, on_round=on_round)
         self._note_execution()
         done = self.execution(window_id)
         if done is None:
@@ -307,6 +299,28 @@ class FederationServer(Coordinator):
         """
         policy = read_deletion_policy(self._directory / DELETION)
         return self.delete(batch, method_from_settings(policy.method, policy.settings), adaptive=True)
+
+    def check_window(self, batch: SignedBatch) -> None:
+        """Return only if the budget holds a window that has not set out; nobody is asked and nothing is changed.
+
+        Raises:
+            BudgetExceededError: it does not, or it is for cover alone and would take what a deletion will need; see
+                :func:`~secure_fu.deployment.server.window_price.check_price`.
+            MethodRefused: the method cannot serve it.
+            RecordError, ProtocolError: as :meth:`execute`.
+        """
+        policy = read_deletion_policy(self._directory / DELETION)
+        method = method_from_settings(policy.method, policy.settings)
+        deletion = self.deletion(batch, adaptive=True)
+        method.check(deletion)
+        check_price(
+            deletion,
+            method,
+            plan=self.plan,
+            ledger=self.ledger,
+            cohort=self._invited(self._line.begun.sums.next_round),
+            for_nobody=not batch.requests,
+        )
 
     def execution(self, window_id: bytes) -> Execution | None:
         """What a window came to, with the clients that have confirmed up to now; None if it was not executed."""
@@ -362,7 +376,7 @@ class FederationServer(Coordinator):
                     self,
                     started.before,
                     transcript=self._server.transcript_file,
-                    method=method_of(order.method, order.settings),
+                    settings=parse_settings(order.settings),  # as they were told to clients
                     window_id=window_id,
                     concerned=concerned_clients(batch),
                     opened=batch.opened,

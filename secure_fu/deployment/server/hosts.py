@@ -22,10 +22,11 @@ from secure_fu.deployment.exchange.messages import (
     Outcome,
     PartyAnswer,
 )
-from secure_fu.errors import CryptoError, ProtocolError, RoundAborted
+from secure_fu.deployment.logs import event
+from secure_fu.errors import CryptoError, RoundAborted
 from secure_fu.protocol import Policy
 
-__all__ = ["Hosts", "LeftOut", "NodeMismatch", "PartiesAway", "software_version"]
+__all__ = ["Hosts", "LeftOut", "PartiesAway", "software_version"]
 
 _LOGGER = logging.getLogger("secure_fu")
 
@@ -33,10 +34,6 @@ _LOGGER = logging.getLogger("secure_fu")
 def software_version() -> str:
     """Version of this package, as it is installed."""
     return importlib.metadata.version("secure-fu")
-
-
-class NodeMismatch(ProtocolError):
-    """A node runs another version, roster, policy or set of parameters, or is not whom it says."""
 
 
 class PartiesAway(RoundAborted):
@@ -297,6 +294,13 @@ def _of(address: str, kind: Kind, asked: list[str], answers: tuple[PartyAnswer, 
     for answer in answers:
         if answer.party in waiting:
             waiting.discard(answer.party)
+            if answer.outcome is Outcome.AHEAD:
+                _LOGGER.warning(
+                    "party %s refuses: this server may have gone back, for it has answered a later round or order; "
+                    "look for a newer backup",
+                    answer.party,
+                    extra=event("server-may-have-gone-back", {"party": answer.party, "kind": kind.value}),
+                )
             yield answer
         else:
             _LOGGER.warning("node %s answers %s for %r, unasked or again", address, kind.value, answer.party)

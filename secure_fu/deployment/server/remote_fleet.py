@@ -15,7 +15,7 @@ from secure_fu.deployment.exchange.messages import (
     Order,
     Outcome,
     PartyAnswer,
-    Settle,
+    Wipe,
     WipeStatement,
     addressed,
 )
@@ -23,16 +23,15 @@ from secure_fu.deployment.server.hosts import Hosts
 from secure_fu.deployment.server.remote_sums import Patience, RemoteCommittee, RemoteKeyHolder, RemoteSums
 from secure_fu.deployment.server.window_files import WindowFiles
 from secure_fu.errors import AlreadyForgotten, ArgumentError, CryptoError, RecordError
-from secure_fu.federation import fleet
-from secure_fu.federation.fleet import Concerned
+from secure_fu.federation.fleet import Concerned, Instruction, Request
 from secure_fu.federation.main_line import Executed
 from secure_fu.federation.server_directory import ServerDirectory
 from secure_fu.protocol import CommitteeServer, KeyHolderServer, Transcript
+from secure_fu.scheme_names import KAHE
 
 __all__ = ["RemoteFleet", "batch_of"]
 
 _LOGGER = logging.getLogger("secure_fu")
-_KAHE = "kahe"
 
 
 class RemoteFleet:
@@ -83,7 +82,7 @@ class RemoteFleet:
 
     # What a request concerns, as far as the server may know
 
-    def identify(self, request: fleet.Request) -> Concerned:
+    def identify(self, request: Request) -> Concerned:
         """See :class:`~secure_fu.federation.fleet.Fleet`.
 
         Clients that hold, or may hold, what is to be forgotten are those that a request was sealed to; all of them
@@ -130,33 +129,33 @@ class RemoteFleet:
 
     # What clients are told
 
-    def prepare(self, order: fleet.Order) -> None:
+    def prepare(self, instruction: Instruction) -> None:
         """See :class:`~secure_fu.federation.fleet.Fleet`.
 
         Each client is told before the first round of the branch at which it is there.
         """
-        batch = batch_of(order.request)
-        if order.continues_after is None:
+        batch = batch_of(instruction.request)
+        if instruction.continues_after is None:
             raise ArgumentError("execute", False, "True: clients on other machines try nothing out")
         told = Order.of(
             window_id=batch.window_id,
             opened=batch.opened,
-            method=order.method,
+            method=instruction.method,
             requests=batch.requests,
             hidden_units=batch.hidden_units,
-            continues_after=order.continues_after + 1,
+            continues_after=instruction.continues_after + 1,
         )
         begin = Begin.signed(
             self._identity,
-            run_id=self._server.run_id(order.branch, told.digest),
-            branch=order.branch,
+            run_id=self._server.run_id(instruction.branch, told.digest),
+            branch=instruction.branch,
             order=told,
         )
         self._files.note_order(batch.window_id, begin)
-        self._ordered = (order.branch, begin)
+        self._ordered = (instruction.branch, begin)
         self._hosts.survey(anew=True)
 
-    def settle(self, order: fleet.Order) -> None:
+    def wipe(self, instruction: Instruction) -> None:
         """See :class:`~secure_fu.federation.fleet.Fleet`. Who does not confirm is asked again later."""
         self._waiting = None  # there is one window more
         self.redeliver()
@@ -167,19 +166,19 @@ class RemoteFleet:
         for window_id in tuple(self._missing()):
             there = (self._missing().get(window_id, frozenset()) & self._hosts.present) - behind
             if there:
-                self._settle(window_id, there)
+                self._wipe(window_id, there)
             # Windows are told in their order: a later one would take the place of this one at the client.
             behind |= self._missing().get(window_id, frozenset()) - self._left(until=window_id)
 
-    def _settle(self, window_id: bytes, clients: Collection[str]) -> None:
+    def _wipe(self, window_id: bytes, clients: Collection[str]) -> None:
         begin = self._files.order(window_id)
         digest = begin.order_digest
-        settle = encode(Settle.signed(self._identity, run_id=begin.run_id, window_id=window_id))
+        wipe = encode(Wipe.signed(self._identity, run_id=begin.run_id, window_id=window_id))
         said: dict[str, bytes] = {}
 
         def ask(names: Collection[str]) -> list[str]:
             lost: list[str] = []
-            for answer in self._hosts.ask(Kind.SETTLE, sorted(names), settle, timeout=self._patience.settle):
+            for answer in self._hosts.ask(Kind.WIPE, sorted(names), wipe, timeout=self._patience.wipe):
                 if answer.outcome is Outcome.UNKNOWN_RUN:
                     lost.append(answer.party)
                 elif answer.outcome is Outcome.DONE and self._confirms(answer, window_id, digest):
@@ -264,7 +263,7 @@ class RemoteFleet:
     def _sums(self, branch: str, transcript: Transcript, first_round: int) -> RemoteSums:
         run, begin = self._server.run(branch, transcript), self._begin(branch)
         opening: RemoteCommittee | RemoteKeyHolder
-        if self._scheme_name == _KAHE:
+        if self._scheme_name == KAHE:
             opening = RemoteCommittee(CommitteeServer(self._identity, run), self._hosts, self._patience)
         else:
             opening = RemoteKeyHolder(

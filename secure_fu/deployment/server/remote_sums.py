@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from secure_fu.deployment.exchange.messages import Kind, Outcome, PartyAnswer
+from secure_fu.deployment.logs import cleaned, event
 from secure_fu.deployment.server.hosts import Hosts, PartiesAway
 from secure_fu.errors import (
     ArgumentError,
@@ -20,6 +21,7 @@ from secure_fu.errors import (
 )
 from secure_fu.protocol import CommitteeServer, KeyHolderServer, ReleasedSum, RoundDriver
 from secure_fu.protocol.opening import Opening
+from secure_fu.protocol.sums import SumRequest
 
 __all__ = ["Patience", "RemoteCommittee", "RemoteKeyHolder", "RemoteSums"]
 
@@ -36,7 +38,7 @@ class Patience:
         begin: for the clients to take in what a run is for.
         invite: for all uploads of a round: the time that the slowest client may take to compute and encrypt.
         opening: for each exchange with those who open.
-        settle: for the clients to destroy what a deletion covers.
+        wipe: for the clients to destroy what a deletion covers.
         attempts: how often a round is asked for anew when too few clients answered or can be reached, and how often
             those who open are asked for what they answer in the same words again.
         pause: between these attempts.
@@ -49,12 +51,12 @@ class Patience:
     begin: float = 120.0
     invite: float = 600.0
     opening: float = 120.0
-    settle: float = 120.0
+    wipe: float = 120.0
     attempts: int = 3
     pause: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("hello", "begin", "invite", "opening", "settle", "attempts"):
+        for name in ("hello", "begin", "invite", "opening", "wipe", "attempts"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(name, getattr(self, name), "above 0")
         if not self.pause >= 0.0:
@@ -210,6 +212,14 @@ class RemoteSums(RoundDriver):
         self._before_round = before_round
         self._patience = patience
 
+    def _attempt(self, request: SumRequest) -> ReleasedSum:
+        began = time.monotonic()
+        released = super()._attempt(request)
+        told = {"round": released.round_number, "purpose": request.purpose, "clients": self.traffic[-1].uploads}
+        seconds = round(time.monotonic() - began, 2)
+        _LOGGER.info("a round is released", extra=event("round-released", {**told, "seconds": seconds}))
+        return released
+
     def _prepare(self, cohort: tuple[str, ...]) -> None:
         """See who is there, and tell those that are new what the run is for.
 
@@ -231,7 +241,12 @@ class RemoteSums(RoundDriver):
         if lost:
             told = self._begin(lost)
             for party in self._invite(told, invitation, sizes):
-                _LOGGER.warning("the round goes on without client %s: it does not know the run", party)
+                lost_again = {"party": party, "kind": Kind.INVITE.value, "outcome": Outcome.UNKNOWN_RUN.value}
+                _LOGGER.warning(
+                    "the round goes on without client %s: it does not know the run",
+                    party,
+                    extra=event("goes-on-without", lost_again),
+                )
         return sizes
 
     def _invite(self, clients: Collection[str], invitation: bytes, sizes: list[int]) -> list[str]:
@@ -249,13 +264,27 @@ class RemoteSums(RoundDriver):
 def _taken(answer: PartyAnswer, kind: Kind, receive: Callable[[bytes], None]) -> bool:
     """Whether an answer could be used. One that cannot costs the round one party and no more."""
     if answer.outcome is not Outcome.DONE:
-        _LOGGER.warning("the round goes on without %s: %s to %s", answer.party, answer.outcome.value, kind.value)
+        lost = {"party": answer.party, "kind": kind.value, "outcome": answer.outcome.value}
+        _LOGGER.warning(
+            "the round goes on without %s: %s to %s",
+            answer.party,
+            answer.outcome.value,
+            kind.value,
+            extra=event("goes-on-without", lost),
+        )
         return False
     try:
         receive(answer.body)
     except RecordError:
         raise  # of this machine
     except (ProtocolError, CryptoError) as error:
-        _LOGGER.warning("the round goes on without %s's answer to %s: %s", answer.party, kind.value, error)
+        lost = {"party": answer.party, "kind": kind.value, "reason": cleaned(error)}
+        _LOGGER.warning(
+            "the round goes on without %s's answer to %s: %s",
+            answer.party,
+            kind.value,
+            error,
+            extra=event("goes-on-without", lost),
+        )
         return False
     return True

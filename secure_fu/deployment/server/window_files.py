@@ -13,6 +13,7 @@ from secure_fu.deletion.execution import Execution, pack_execution, unpack_execu
 from secure_fu.deployment.exchange.messages import Begin
 from secure_fu.errors import ArgumentError, RecordError, WireError
 from secure_fu.federation.execution_of import Before
+from secure_fu.file_names import WINDOWS
 from secure_fu.protocol.files import destroy_file, leftovers, write_whole
 
 __all__ = ["Started", "WindowFiles"]
@@ -53,7 +54,7 @@ class WindowFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._folder = directory / "deletion" / "windows"
+        self._folder = directory / WINDOWS
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for folder in self._folder.iterdir():

@@ -26,10 +26,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from secure_fu.deployment.founding.bundle import BUNDLE_FILES
-from secure_fu.deployment.founding.setup import KEYS, read_roster
+from secure_fu.deployment.founding.setup import read_roster
 from secure_fu.errors import ArgumentError, LedgerError, RecordError, TranscriptError
-from secure_fu.federation.founding import FOUNDING, read_founding
+from secure_fu.federation.founding import read_founding
 from secure_fu.federation.server_directory import kept_orders
+from secure_fu.file_names import (
+    CERTIFICATES,
+    FOUNDING,
+    KEYS,
+    LEDGER,
+    MAIN_LINE,
+    NODES,
+    POLICY,
+    QUEUE,
+    ROSTER,
+    TRANSCRIPT,
+    WINDOWS,
+)
 from secure_fu.privacy import PrivacyLedger
 from secure_fu.protocol import read_policy, verify_transcript
 from secure_fu.protocol.files import sync_folder
@@ -41,20 +54,17 @@ __all__ = ["Evidence", "Manifest", "StaleBackup", "back_up", "restore", "seen"]
 _FORMAT: Final = "secure-fu/backup/1"
 _SEEN: Final = "secure-fu/seen/1"
 _MANIFEST: Final = "manifest.json"
-_LEDGER: Final = "ledger.sqlite"
-_TRANSCRIPT: Final = "transcript.jsonl"
-_QUEUE: Final = "deletion/queue.sqlite"
-_SQLITE: Final = (_LEDGER, _QUEUE)
+_SQLITE: Final = (LEDGER, QUEUE)
 _KEPT: Final = (
     *BUNDLE_FILES,
-    _TRANSCRIPT,
-    "main_line.json",
+    TRANSCRIPT,
+    MAIN_LINE,
     "main_line-*.safetensors",
-    "nodes.toml",
+    NODES,
     "checkpoints/*",
     "releases/*/*",
-    "deletion/windows/*/*",
-    "deletion/certificates/*",
+    f"{WINDOWS}/*/*",
+    f"{CERTIFICATES}/*",
     "epochs/*/*",
 )
 _PATIENCE: Final = 60.0
@@ -108,9 +118,9 @@ class Evidence:
     def __post_init__(self) -> None:
         if not (self.transcripts or self.heads or self.seen or self.nothing_newer):
             raise ArgumentError(
-                "evidence",
+                "--seen",
                 None,
-                "a transcript, a head, or what nodes have seen: --transcript, --head or --seen; or --nothing-newer",
+                "this, --head or --transcript, which show how far the federation had come; or --nothing-newer",
             )
 
 
@@ -137,16 +147,16 @@ def back_up(server: Path, out: Path, *, with_keys: bool = False) -> Manifest:
     if out.exists():
         raise ArgumentError("--out", str(out), "a file that does not exist")
     founding = read_founding(server / FOUNDING)
-    with PrivacyLedger.open(server / _LEDGER) as ledger:
+    with PrivacyLedger.open(server / LEDGER) as ledger:
         events = sum(1 for _ in ledger.events())
     part = out.with_name(f".{out.name}.part")
     try:
-        with _locked(server / _LEDGER) as connection:
-            contents = {_LEDGER: _sqlite_copy(connection, part.with_suffix(".copy"))}
-            if (server / _QUEUE).exists():
-                queue = sqlite3.connect(f"{(server / _QUEUE).absolute().as_uri()}?mode=ro", uri=True)
+        with _locked(server / LEDGER) as connection:
+            contents = {LEDGER: _sqlite_copy(connection, part.with_suffix(".copy"))}
+            if (server / QUEUE).exists():
+                queue = sqlite3.connect(f"{(server / QUEUE).absolute().as_uri()}?mode=ro", uri=True)
                 with contextlib.closing(queue):
-                    contents[_QUEUE] = _sqlite_copy(queue, part.with_suffix(".copy"))
+                    contents[QUEUE] = _sqlite_copy(queue, part.with_suffix(".copy"))
             names = sorted({path for pattern in _KEPT for path in server.glob(pattern) if path.is_file()})
             manifest = Manifest(
                 created=int(time.time()),
@@ -228,10 +238,10 @@ def _add(packed: tarfile.TarFile, name: str, content: Any) -> str:
 
 
 def _heads_of(server: Path) -> dict[str, str]:
-    if not (server / _TRANSCRIPT).exists():
+    if not (server / TRANSCRIPT).exists():
         return {}
     branches = verify_transcript(
-        server / _TRANSCRIPT, roster=read_roster(server / BUNDLE_FILES[0]), policy=read_policy(server / BUNDLE_FILES[1])
+        server / TRANSCRIPT, roster=read_roster(server / ROSTER), policy=read_policy(server / POLICY)
     )
     return {branch.name: branch.head.hex() for branch in branches}
 
@@ -343,18 +353,18 @@ def _extract(packed: tarfile.TarFile, name: str, digest: str, stage: Path) -> No
 
 
 def _check_holds(stage: Path) -> None:
-    roster, policy = read_roster(stage / BUNDLE_FILES[0]), read_policy(stage / BUNDLE_FILES[1])
+    roster, policy = read_roster(stage / ROSTER), read_policy(stage / POLICY)
     policy.check_roster(roster)
     if read_founding(stage / FOUNDING).roster_digest != roster.digest:
         raise RecordError("the files of the copy are of different federations")
-    with PrivacyLedger.open(stage / _LEDGER) as ledger:
-        if (stage / _TRANSCRIPT).exists():
-            branches = verify_transcript(stage / _TRANSCRIPT, roster=roster, policy=policy)
+    with PrivacyLedger.open(stage / LEDGER) as ledger:
+        if (stage / TRANSCRIPT).exists():
+            branches = verify_transcript(stage / TRANSCRIPT, roster=roster, policy=policy)
             verify_against_ledger(branches, ledger)
 
 
 def _check_not_stale(stage: Path, evidence: Evidence) -> None:
-    own = {link for path in (stage / _TRANSCRIPT, *stage.glob(f"epochs/*/{_TRANSCRIPT}")) for link in _links(path)}
+    own = {link for path in (stage / TRANSCRIPT, *stage.glob(f"epochs/*/{TRANSCRIPT}")) for link in _links(path)}
     for path in evidence.transcripts:
         if not path.is_file():
             raise ArgumentError("--transcript", str(path), "a transcript.jsonl that others have kept")
@@ -373,7 +383,7 @@ def _check_not_stale(stage: Path, evidence: Evidence) -> None:
 
 def _check_seen(stage: Path, files: Collection[Path]) -> None:
     """Every run that a node knows has to be known to the copy, and as far as the node has come."""
-    with PrivacyLedger.open(stage / _LEDGER) as ledger:
+    with PrivacyLedger.open(stage / LEDGER) as ledger:
         reserved = {
             branch: max((event.round_number for event in ledger.events(branch)), default=-1)
             for branch in ledger.branches

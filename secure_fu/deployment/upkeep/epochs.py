@@ -17,25 +17,24 @@ from pathlib import Path
 from typing import Final
 
 from secure_fu.crypto import CommitteeTerms, Roster
-from secure_fu.deletion.queue import RequestQueue, State, WindowState
+from secure_fu.deletion.queue import State, WindowState
 from secure_fu.deletion.requests import SignedBatch
-from secure_fu.deployment.founding.bundle import BUNDLE_FILES, DELETION, POLICY, check_server_keys
-from secure_fu.deployment.founding.setup import KEYS, NEXT_KEYS, ROSTER, read_roster
-from secure_fu.deployment.server import WindowFiles
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, check_server_keys
+from secure_fu.deployment.founding.setup import read_roster
+from secure_fu.deployment.server import WindowFiles, open_queue
 from secure_fu.deployment.upkeep.roster_changes import next_policy
 from secure_fu.errors import ArgumentError, RecordError, RosterError
-from secure_fu.federation.founding import FOUNDING, Founding, read_founding, write_founding
+from secure_fu.federation.founding import Founding, read_founding, write_founding
 from secure_fu.federation.main_line_file import read_standing
+from secure_fu.file_names import DELETION, FOUNDING, KEYS, LEDGER, NEXT_KEYS, POLICY, QUEUE, ROSTER, TRANSCRIPT
 from secure_fu.privacy import PrivacyLedger
-from secure_fu.protocol import Policy, ReleaseLog, read_policy, settle, write_policy
+from secure_fu.protocol import Policy, ReleaseLog, read_policy, reconcile, write_policy
 from secure_fu.protocol.files import destroy_file, sync_folder, write_whole
 
 __all__ = ["EPOCHS", "begin_epoch"]
 
 EPOCHS: Final = "epochs"
 _STAGE: Final = "epoch-next"
-_TRANSCRIPT: Final = "transcript.jsonl"
-_QUEUE: Final = "deletion/queue.sqlite"
 
 
 def begin_epoch(
@@ -72,7 +71,7 @@ def begin_epoch(
         TranscriptError: the transcript does not hold.
         CryptoError, RosterError: the server's keys are missing, or not those of the roster.
     """
-    with PrivacyLedger.open(server / "ledger.sqlite") as ledger:
+    with PrivacyLedger.open(server / LEDGER) as ledger:
         stage = server / _STAGE
         if not _is_under_way(server, stage):
             shutil.rmtree(stage, ignore_errors=True)
@@ -125,7 +124,7 @@ def _stage(
         stage.mkdir(mode=0o700)
         past = stage / "past"
         past.mkdir(mode=0o700)
-        for name in (*BUNDLE_FILES, _TRANSCRIPT):
+        for name in (*BUNDLE_FILES, TRANSCRIPT):
             with suppress(FileNotFoundError):
                 write_whole(past / name, (server / name).read_bytes())
         write_whole(stage / ROSTER, roster.encode())
@@ -148,7 +147,7 @@ def _settled_heads(
         for branch in ledger.branches
         if (path := server / "releases" / branch.replace("/", "-")).is_dir()
     }
-    verified = settle(server / _TRANSCRIPT, logs=logs, ledger=ledger, roster=roster, policy=policy)
+    verified = reconcile(server / TRANSCRIPT, logs=logs, ledger=ledger, roster=roster, policy=policy)
     for branch, log in logs.items():
         if log.rounds:
             raise RecordError(
@@ -161,8 +160,8 @@ def _settled_heads(
 
 def _check_windows(server: Path, roster: Roster) -> None:
     """Refuse while a window is under way, or a client has not confirmed one: its order is signed with the old keys."""
-    if (server / _QUEUE).exists():
-        with RequestQueue(server / _QUEUE, read_only=True) as queue:
+    if (server / QUEUE).exists():
+        with open_queue(server, read_only=True) as queue:
             under_way = queue.windows(WindowState.EXECUTING)
         if under_way:
             raise RecordError(f"window {under_way[0].window_id.hex()} is under way; run `secure-fu unlearn` to its end")
@@ -184,10 +183,10 @@ def _check_windows(server: Path, roster: Roster) -> None:
 
 def _waiting(server: Path, old: Roster, new: Roster) -> tuple[bytes, ...]:
     """Ids of the requests that wait and that the new roster cannot check."""
-    if not (server / _QUEUE).exists():
+    if not (server / QUEUE).exists():
         return ()
     changed = {party.name for party in old.parties} - {party.name for party in set(old.parties) & set(new.parties)}
-    with RequestQueue(server / _QUEUE, read_only=True) as queue:
+    with open_queue(server, read_only=True) as queue:
         entries = queue.entries(State.RECEIVED, State.ACCEPTED, State.SCHEDULED)
     # A client's new keys also open no details that were sealed to its old ones.
     return tuple(entry.request_id for entry in entries if {entry.signer, entry.client} & changed)
@@ -195,7 +194,7 @@ def _waiting(server: Path, old: Roster, new: Roster) -> tuple[bytes, ...]:
 
 def _refuse(server: Path, waiting: tuple[bytes, ...]) -> None:
     if waiting:
-        with RequestQueue(server / _QUEUE) as queue:
+        with open_queue(server) as queue:
             for request_id in waiting:
                 queue.refuse(request_id, "its signer has left or has new keys; to be signed again", int(time.time()))
 
@@ -223,7 +222,7 @@ def _swap(server: Path, stage: Path) -> Founding:
             shutil.copytree(stage / "past", part)
             part.rename(archive)
             sync_folder(archive.parent)
-        (server / _TRANSCRIPT).unlink(missing_ok=True)
+        (server / TRANSCRIPT).unlink(missing_ok=True)
         keys = _server_keys(server, roster) if (server / KEYS).exists() else server / NEXT_KEYS
         if keys.name == NEXT_KEYS:
             destroy_file(server / KEYS)

@@ -17,12 +17,15 @@ from typing import Final
 
 from secure_fu.crypto import CommitteeTerms, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.deployment.founding.bundle import BUNDLE_FILES, NODE, POLICY, bundle_digest, node_file
-from secure_fu.deployment.founding.setup import KEYS, NEXT_KEYS, ROSTER, PartyFile, check_cast, own_parties, read_roster
+from secure_fu.deployment.founding.bundle import BUNDLE_FILES, bundle_digest, node_file
+from secure_fu.deployment.founding.founded import check_methods
+from secure_fu.deployment.founding.setup import PartyFile, check_cast, own_parties, read_roster
 from secure_fu.errors import ArgumentError, CryptoError, RosterError
-from secure_fu.federation.founding import FOUNDING, Founding, read_founding
+from secure_fu.federation.founding import Founding, read_founding
+from secure_fu.file_names import FOUNDING, KEYS, NEXT_KEYS, NODE, POLICY, ROSTER
 from secure_fu.protocol import Policy, read_policy
 from secure_fu.protocol.files import destroy_file, write_whole
+from secure_fu.scheme_names import KAHE
 
 __all__ = ["Pinned", "RosterChange", "changed_roster", "difference", "next_policy", "pin"]
 
@@ -99,7 +102,7 @@ def next_policy(policy: Policy, roster: Roster, *, scheme_name: str, terms: Comm
         ArgumentError: these do not fit the number of members; or too few clients are left for the minimum cohort; or
             the roster opens sums in another way than the policy.
     """
-    role = Role.MEMBER if scheme_name == "kahe" else Role.KEY_HOLDER
+    role = Role.MEMBER if scheme_name == KAHE else Role.KEY_HOLDER
     members = roster.names(role)
     if len(roster.clients) < policy.minimum_cohort:
         raise ArgumentError("ROSTER", f"{len(roster.clients)} clients", f"at least {policy.minimum_cohort}, the cohort")
@@ -150,11 +153,13 @@ def pin(node: Path, bundle: Path, *, digest: bytes, accept_terms: bool = False) 
     Raises:
         ArgumentError: the bundle has another digest, its files do not belong together, or it is refused as above.
         RosterError: the roster has not the keys of this machine.
+        ConfigError: a client lives here, and a method that the policy allows is not installed.
         CryptoError, RecordError: keys or files are missing or damaged.
     """
     found = bundle_digest(bundle)
     if found != digest:
-        raise ArgumentError("--digest", digest.hex(), f"{found.hex()}, that of the bundle; ask again, or do not pin it")
+        # Not what the bundle's own digest is: it would be pasted, and the comparison is with what somebody else said.
+        raise ArgumentError("--digest", digest.hex(), "the bundle's, which is another one: ask again, or do not pin it")
     roster, policy = read_roster(bundle / ROSTER), read_policy(bundle / POLICY)
     founding = read_founding(bundle / FOUNDING)
     policy.check_roster(roster)
@@ -162,6 +167,9 @@ def pin(node: Path, bundle: Path, *, digest: bytes, accept_terms: bool = False) 
         raise ArgumentError("BUNDLE", str(bundle), f"files of one federation; {FOUNDING} is of another roster")
     keys = _keys_in(node, roster)
     names = tuple(own_parties(roster, read_identities(keys)))
+    clients = tuple(name for name in names if roster.party(name).role is Role.CLIENT)
+    if clients:  # only they run methods
+        check_methods(policy, bundle / POLICY)
     change = None
     if (node / FOUNDING).exists():
         then = read_founding(node / FOUNDING)
@@ -170,7 +178,6 @@ def pin(node: Path, bundle: Path, *, digest: bytes, accept_terms: bool = False) 
             change = difference(read_roster(node / ROSTER), roster)
         with suppress(FileNotFoundError):
             _check_terms(read_policy(node / POLICY), policy, accept_terms)
-    clients = tuple(name for name in names if roster.party(name).role is Role.CLIENT)
     for name in (POLICY, *(name for name in BUNDLE_FILES if name != POLICY)):
         write_whole(node / name, (bundle / name).read_bytes())
     if not (node / NODE).exists():

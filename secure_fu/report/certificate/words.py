@@ -101,7 +101,7 @@ def headline(body: Mapping[str, Any]) -> str:
     if not asked:
         return f"A round for cover: up to {units(body, count)} may have been forgotten on private requests"
     answered = "One request was" if asked == 1 else f"{asked} requests were"
-    return f"{answered} carried out: at most {units(body, count)} forgotten"
+    return f"{answered} put to the clients: at most {units(body, count)} forgotten"
 
 
 def sureness(epsilon: float | None) -> float:
@@ -172,7 +172,8 @@ def _destroyed(body: Mapping[str, Any]) -> Card:
     title = "Is the data destroyed?"
     if not done and not open_:
         return Card(title=title, tone="unknown", answer="No statement", text="No client has signed that it is.")
-    text = "Every client signs, whether or not it had anything to destroy. It is the client's word."
+    text = "Every client signs, whether or not it had anything to destroy. It is the client's word. "
+    text += "What it cannot find, as a record that it has not, it leaves undone, and only its own node's log says so."
     if open_:
         return Card(title=title, tone="unknown", answer=f"{done} of {done + open_} clients signed", text=text)
     if body["transcript"]["rounds"] and not all(one["rounds"] for one in body["wiped"]):

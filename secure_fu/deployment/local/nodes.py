@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from secure_fu.deployment.local.processes import LocalProcessError, Processes, program
 from secure_fu.errors import ArgumentError
-from secure_fu.flower.processes import LocalProcessError, Processes, program
 
 __all__ = ["LocalNodes"]
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from secure_fu.deletion.queue import RequestQueue
 from secure_fu.deployment.exchange import Exchange
-from secure_fu.deployment.server import QUEUE, FederationServer, Patience, deletion_service
+from secure_fu.deployment.logs import cleaned, event
+from secure_fu.deployment.server.deletion_executor import deletion_service
+from secure_fu.deployment.server.federation_server import FederationServer
+from secure_fu.deployment.server.remote_sums import Patience
+from secure_fu.deployment.server.request_queue import open_queue
 from secure_fu.errors import ConfigError
+from secure_fu.file_names import CERTIFICATES
 
-__all__ = ["JOBS", "open_queue", "run_job", "write_report"]
+__all__ = ["JOBS", "run_job", "write_report"]
+
+_LOGGER = logging.getLogger("secure_fu")
+_MOST_NAMES: Final = 16
 
 JOBS: Final = ("train", "unlearn", "status")
 
@@ -54,7 +62,7 @@ def run_job(
         begin=exchange_timeout,
         invite=round_timeout,
         opening=exchange_timeout,
-        settle=exchange_timeout,
+        wipe=exchange_timeout,
     )
     done = _run_windows(directory, exchange, patience, at_once=at_once) if job == "unlearn" else {}
     with FederationServer.open(directory, exchange, patience=patience) as server:
@@ -62,7 +70,31 @@ def run_job(
             server.train(rounds=rounds)
         elif job == "status":
             server.survey()
-        return {"job": job, **_standing(server), **done}
+        report = {"job": job, **_standing(server), **done}
+    _log(report, directory)
+    return report
+
+
+def _log(report: Mapping[str, Any], directory: Path) -> None:
+    """Tell the log how things stand."""
+    for window in report.get("windows", ()):
+        name = window["certificate"]
+        told = {name: window[name] for name in ("window", "state", "requests")}
+        told |= {"certificate": str(directory / CERTIFICATES / name)} if name else {}
+        told |= {"reason": cleaned(window["note"])} if window["note"] else {}
+        _LOGGER.info("a deletion window", extra=event("window", told))
+    for name in ("held", "skipped"):
+        if report.get(name):
+            _LOGGER.info("no window", extra=event(f"window-{name}", {"reason": cleaned(report[name])}))
+    standing = {"kind": report["job"], "rounds": report["rounds"], "deletions": report["deletions"]}
+    names = {"present": report["present"], "missing": report["missing"], "left_out": report["left out"]}
+    _LOGGER.info("the job is done", extra=event("job-done", {**standing, **{key: _few(names[key]) for key in names}}))
+
+
+def _few(texts: Sequence[str]) -> list[str]:
+    """As many as a line of the log may have."""
+    shown = texts if len(texts) <= _MOST_NAMES else [*texts[: _MOST_NAMES - 1], f"and {len(texts) - _MOST_NAMES + 1}"]
+    return [cleaned(text) for text in shown]
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
@@ -72,19 +104,11 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
     part.replace(path)
 
 
-def open_queue(directory: Path) -> RequestQueue:
-    """The queue of deletion requests in a server's directory; made if there is none.
-
-    Raises:
-        RecordError: it cannot be used.
-    """
-    path = directory / QUEUE
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return RequestQueue(path) if path.exists() else RequestQueue.create(path)
-
-
 def _run_windows(directory: Path, exchange: Exchange, patience: Patience, *, at_once: bool) -> dict[str, Any]:
-    with open_queue(directory) as queue, deletion_service(directory, queue, exchange, patience=patience) as service:
+    with (
+        open_queue(directory, make=True) as queue,
+        deletion_service(directory, queue, exchange, patience=patience) as service,
+    ):
         done = service.run_due(at_once=at_once)
     windows = [
         {
@@ -96,7 +120,13 @@ def _run_windows(directory: Path, exchange: Exchange, patience: Patience, *, at_
         }
         for window in done.windows
     ]
-    return {"windows": windows, "held": done.held, "skipped": done.skipped, "next due": done.next_due}
+    return {
+        "windows": windows,
+        "held": done.held,
+        "skipped": done.skipped,
+        "unserved": done.unserved,
+        "next due": done.next_due,
+    }
 
 
 def _standing(server: FederationServer) -> dict[str, Any]:
@@ -104,6 +134,7 @@ def _standing(server: FederationServer) -> dict[str, Any]:
         "rounds": server.state.rounds,
         "model": server.state.model.digest.hex(),
         "present": sorted(server.present),
+        "missing": sorted({*server.roster.clients, *server.policy.committee} - server.present),
         "left out": [str(left) for left in server.left_out],
         "traffic": [asdict(traffic) for traffic in server.training_traffic],
         "deletions": len(server.executed),

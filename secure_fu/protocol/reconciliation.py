@@ -15,10 +15,10 @@ from secure_fu.protocol.release_log import LoggedRelease, ReleaseLog
 from secure_fu.protocol.transcript import transcript_line
 from secure_fu.protocol.verification import VerifiedBranch, verify_against_ledger, verify_transcript
 
-__all__ = ["settle"]
+__all__ = ["reconcile"]
 
 
-def settle(
+def reconcile(
     path: Path,
     *,
     logs: Mapping[str, ReleaseLog],

@@ -1,0 +1,140 @@
+"""A window is priced before it is opened: what the budget does not hold is not begun, and cover blocks no deletion."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from deployment_cast import IMPATIENT
+from operations_cast import TERMS, Operated
+
+import secure_fu.deployment.exchange as exchange_package
+from secure_fu.cli import main
+from secure_fu.crypto.identity_file import read_identities
+from secure_fu.deletion import DeletionRequest, RequestQueue, State, WindowState, read_deletion_policy, sign_request
+from secure_fu.deployment.exchange.exchange import InProcessExchange
+from secure_fu.deployment.server import deletion_service
+from secure_fu.errors import LedgerError
+from secure_fu.file_names import QUEUE
+from secure_fu.privacy import PrivacyLedger
+
+START = 1764547200
+HOUR = 3600
+# Seventeen rounds in all: four of training, one for cover at four and a deletion with what it may lose left, and two
+# deletions at four each.
+SMALL = TERMS.replace("deletion_reserve = 0.9", "deletion_reserve = 0.7")
+
+
+class Field:
+    """A trained federation in one process, whose windows are due every hour."""
+
+    def __init__(self, root, terms) -> None:
+        self.operated = Operated(root, terms)
+        self.operated.start(new=True)
+        with self.operated.opened() as server:
+            server.train()
+        path = self.operated.server / QUEUE
+        path.parent.mkdir(exist_ok=True)
+        self.queue = RequestQueue.create(path)
+        self.policy = read_deletion_policy(self.operated.server / "deletion.toml")
+
+    def ask(self, position, *, at):
+        identity = read_identities(self.operated.root / "silo-1" / "keys.bin")["silo-1"]
+        wanted = DeletionRequest.some_records("silo-1", (position,))
+        times = {"submitted": at - 1, "deadline": at + 300 * HOUR}
+        one = sign_request(identity, wanted, roster=self.operated.roster, units=1, **times)
+        self.queue.submit(one, roster=self.operated.roster, policy=self.policy, now=at)
+        return one.request_id
+
+    def run(self, at, **options):
+        exchange = InProcessExchange(self.operated.nodes)
+        service = deletion_service(self.operated.server, self.queue, exchange, clock=lambda: at, patience=IMPATIENT)
+        with service as opened:
+            return opened.run_due(**options)
+
+    def charged(self):
+        with PrivacyLedger.open(self.operated.server / "ledger.sqlite", read_only=True) as ledger:
+            return [(event.branch, event.round_number) for event in ledger.events()]
+
+    def states(self):
+        return [entry.state for entry in self.queue.entries()]
+
+    def close(self):
+        self.queue.close()
+        self.operated.stop()
+
+
+@pytest.fixture
+def field(tmp_path):
+    made = Field(tmp_path, SMALL)
+    yield made
+    made.close()
+
+
+def test_cover_leaves_a_deletion_its_budget_and_a_window_that_does_not_fit_is_not_begun(field):
+    (cover,) = field.run(START + 1).windows
+    assert (cover.requests, cover.state) == (0, WindowState.CERTIFIED)
+    charged = field.charged()
+    for _ in range(2):
+        report = field.run(START + HOUR + 1)
+        assert (report.windows, report.unserved) == ((), 0)
+    assert field.charged() == charged, "a second one for nobody would take what a deletion needs"
+    assert "nobody asked" in field.queue.newest_skip().why
+    for number in (1, 2):
+        field.ask(number, at=START + number * HOUR + 2)
+        (window,) = field.run(START + (number + 1) * HOUR + 1).windows
+        assert (window.requests, window.state) == (1, WindowState.CERTIFIED)
+    charged = field.charged()
+    assert len(charged) == 4 * 4
+    third = field.ask(3, at=START + 3 * HOUR + 2)
+    for at in (4 * HOUR + 1, 4 * HOUR + 60, 5 * HOUR + 1):
+        report = field.run(START + at)
+        assert (report.windows, report.unserved) == ((), 1)
+        assert "the budget does not hold its 4 rounds: after them client 'silo-" in report.skipped
+        assert "the budget is 8 at delta 1e-05" in report.skipped
+        assert field.charged() == charged
+        assert field.queue.history(third)[-1].state is State.ACCEPTED
+    assert not field.queue.windows(WindowState.EXECUTING), "nothing holds up what comes later"
+
+
+def test_the_command_says_so_and_pending_shows_it(field, monkeypatch, capsys):
+    for number in range(3):
+        field.ask(number, at=START + number * HOUR - 10)
+        (window,) = field.run(START + number * HOUR + 1).windows
+        assert window.requests == 1
+    field.ask(3, at=START + 2 * HOUR + 10)
+    now = START + 3 * HOUR + 1
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    server = field.operated.server
+    (server / "nodes.toml").write_text('sockets = ["nowhere"]')
+    monkeypatch.setattr(exchange_package, "SocketExchange", lambda _: InProcessExchange(field.operated.nodes))
+    monkeypatch.setattr("time.time", lambda: now)
+    code, out, err = run("unlearn", server)
+    assert (code, "Traceback" in err) == (1, False)
+    assert "the budget does not hold its 4 rounds" in out
+    assert "nothing was charged; 1 request keeps waiting" in out
+    code, out, _ = run("unlearn", server, "--json")
+    assert (code, json.loads(out)["unserved"], json.loads(out)["windows"]) == (1, 1, [])
+    code, out, _ = run("pending", server)
+    assert (code, "the budget does not hold its 4 rounds" in out, "1 accepted" in out) == (0, True, True)
+    code, out, _ = run("pending", server, "--json")
+    assert "the budget does not hold" in json.loads(out)["skipped"]["why"]
+
+
+def test_a_ledger_that_is_in_use_opens_no_window(field):
+    field.ask(0, at=START - 10)
+    with field.operated.opened(), pytest.raises(LedgerError):
+        field.run(START + 1)
+    assert (field.queue.windows(), field.states()) == ([], [State.ACCEPTED])
+    second = field.ask(1, at=START + 10)
+    (window,) = field.run(START + 20).windows
+    assert (window.requests, window.state) == (1, WindowState.CERTIFIED)
+    assert field.queue.history(second)[-1].state is State.ACCEPTED, "it came after the window was due"
