@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.compiled import kernel, read_only
 from secure_fu.discrete_gaussian._exponential import exponential_enclosure
 
 __all__ = ["SLOT_BITS", "Paving", "pave"]
@@ -22,8 +23,11 @@ _SLOTS = 2**SLOT_BITS
 _PRECISION = 96
 _FRACTION_BITS = 27
 _TERMS = 10
-_UNIT = np.uint64(32)
 _U64 = np.uint64
+_UNIT = np.uint64(32)
+_ONE = np.uint64(2**32)
+_COLUMN_SHIFT = np.uint64(_FRACTION_BITS + 1)
+_DECAY_SHIFT = np.uint64(31)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,20 +108,53 @@ class Paving:
             slack = 11 + columns // 8 bounds both. V = floor(2**height_bits (i + height in the cell)) is exact. So
             V + 1 <= R - slack proves "below", V >= R + slack proves "not below".
         """
-        k = self.edge_column[edges]
-        shift = self.width_bits - _FRACTION_BITS
-        f = offsets >> _U64(shift) if shift > 0 else offsets << _U64(-shift)
-        q = (f * ((k << _U64(_FRACTION_BITS + 1)) + f)) >> _UNIT
-        z = (q * _U64(self.decay)) >> _U64(31)
-        one = _U64(1) << _UNIT
-        p = np.full(z.shape, one, dtype=np.uint64)
+        below = np.empty(len(edges), dtype=np.bool_)
+        decided = np.empty(len(edges), dtype=np.bool_)
+        curves = (self.edge_column, self.edge_level, self.column_height)
+        _verdicts(
+            read_only(edges),
+            read_only(offsets),
+            read_only(words),
+            *curves,
+            self.width_bits,
+            self.height_bits,
+            self.decay,
+            self.slack,
+            below,
+            decided,
+        )
+        return below, decided
+
+
+@kernel
+def _verdicts(
+    edges: NDArray[np.int64],
+    offsets: NDArray[np.uint64],
+    words: NDArray[np.uint64],
+    edge_column: NDArray[np.uint64],
+    edge_level: NDArray[np.uint64],
+    column_height: NDArray[np.uint64],
+    width_bits: int,
+    height_bits: int,
+    decay: int,
+    slack: int,
+    below: NDArray[np.bool_],
+    decided: NDArray[np.bool_],
+) -> None:
+    """See :meth:`Paving.edge_verdicts`, whose names these are."""
+    shift = width_bits - _FRACTION_BITS
+    for i in range(edges.size):
+        k = edge_column[edges[i]]
+        f = offsets[i] >> _U64(shift) if shift > 0 else offsets[i] << _U64(-shift)
+        q = (f * ((k << _COLUMN_SHIFT) + f)) >> _UNIT
+        z = (q * _U64(decay)) >> _DECAY_SHIFT
+        p = _ONE
         for j in range(_TERMS, 0, -1):
-            p = one - ((z * p) >> _UNIT) // _U64(j)
-        curve = ((self.column_height[k] * p) >> _UNIT).astype(np.int64)
-        level = self.edge_level[edges] << _U64(self.height_bits)
-        height = (level + (words >> _U64(64 - self.height_bits))).astype(np.int64)
-        below = height + 1 <= curve - self.slack
-        return below, below | (height >= curve + self.slack)
+            p = _ONE - ((z * p) >> _UNIT) // _U64(j)
+        curve = np.int64((column_height[k] * p) >> _UNIT)
+        height = np.int64((edge_level[edges[i]] << _U64(height_bits)) + (words[i] >> _U64(64 - height_bits)))
+        below[i] = height + 1 <= curve - slack
+        decided[i] = below[i] or height >= curve + slack
 
 
 @lru_cache(maxsize=32)

@@ -3,8 +3,8 @@
 N_Z(0, sigma**2) has P[X = y] proportional to exp(-y**2 / (2 sigma**2)) on the integers (Canonne, Kamath, Steinke 2020,
 "The Discrete Gaussian for Differential Privacy", arXiv 2004.00010, definition 1). Their sampler proposes from a
 discrete Laplace distribution; this one proposes from a paving of the curve by equal cells, which needs one word and a
-table look-up for 19 samples of 20. The arithmetic is integer throughout, numpy for the bulk and Python's integers where
-64 bits do not decide.
+table look-up for 19 samples of 20. The arithmetic is integer throughout, compiled for the bulk and Python's integers
+where 64 bits do not decide.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.compiled import kernel, read_only
 from secure_fu.discrete_gaussian._exponential import uniform_below_scaled_exponential
 from secure_fu.discrete_gaussian._paving import SLOT_BITS, Paving, pave
 from secure_fu.errors import ArgumentError
@@ -29,6 +30,7 @@ _BLOCK = 2**14
 _SLOT_MASK = np.uint64(2**SLOT_BITS - 1)
 _SIGN_SHIFT = np.uint64(SLOT_BITS)
 _OFFSET_SHIFT = np.uint64(SLOT_BITS + 1)
+_ONE = np.uint64(1)
 
 
 class RandomStream(Protocol):
@@ -139,21 +141,31 @@ def _checked_sigma_squared(sigma_squared: object) -> Fraction:
 
 def _propose(paving: Paving, count: int, stream: RandomStream) -> NDArray[np.int64]:
     """Judges `count` proposals; returns those accepted, in order, int64."""
-    words = stream.words(count)
-    slots = (words & _SLOT_MASK).astype(np.int64)
-    offsets = (words >> _OFFSET_SHIFT) & np.uint64((1 << paving.width_bits) - 1)
-    magnitudes = paving.start[slots]
-    magnitudes += offsets.astype(np.int64)
-    accepted = slots < paving.first_edge
+    words = read_only(stream.words(count))
+    magnitudes = np.empty(count, dtype=np.int64)
+    accepted = np.empty(count, dtype=np.bool_)
+    undecided = np.empty(count, dtype=np.int64)
+    undecided = undecided[
+        : _judge(
+            words,
+            paving.start,
+            paving.first_edge,
+            paving.tail_slot,
+            paving.width_bits,
+            magnitudes,
+            accepted,
+            undecided,
+        )
+    ]
+    heights = stream.words(len(undecided))
+    slots = (words[undecided] & _SLOT_MASK).astype(np.int64)
+    in_tail = slots == paving.tail_slot
+    tail_points, tail_heights = undecided[in_tail], heights[in_tail]
+    edge_points, edge_heights = undecided[~in_tail], heights[~in_tail]
 
-    open_points = np.flatnonzero((slots >= paving.first_edge) & (slots <= paving.tail_slot))
-    heights = stream.words(len(open_points))
-    in_tail = slots[open_points] == paving.tail_slot
-    tail_points, tail_heights = open_points[in_tail], heights[in_tail]
-    edge_points, edge_heights = open_points[~in_tail], heights[~in_tail]
-
-    edges = slots[edge_points] - paving.first_edge
-    below, decided = paving.edge_verdicts(edges, offsets[edge_points], edge_heights)
+    edges = slots[~in_tail] - paving.first_edge
+    offsets = (magnitudes[edge_points] & ((1 << paving.width_bits) - 1)).astype(np.uint64)
+    below, decided = paving.edge_verdicts(edges, offsets, edge_heights)
     for index in np.flatnonzero(~decided):
         magnitude = int(magnitudes[edge_points[index]])
         level = int(paving.edge_level[edges[index]])
@@ -166,10 +178,48 @@ def _propose(paving: Paving, count: int, stream: RandomStream) -> NDArray[np.int
             magnitudes[point] = tail_magnitude
             accepted[point] = True
 
-    signs = -((words >> _SIGN_SHIFT) & np.uint64(1)).astype(np.int64)
-    zeros = np.flatnonzero(magnitudes == 0)
-    accepted[zeros[signs[zeros] < 0]] = False
-    return ((magnitudes ^ signs) - signs)[accepted]
+    return magnitudes[: _sign(words, accepted, magnitudes)]
+
+
+@kernel
+def _judge(
+    words: NDArray[np.uint64],
+    start: NDArray[np.int64],
+    first_edge: int,
+    tail_slot: int,
+    width_bits: int,
+    magnitudes: NDArray[np.int64],
+    accepted: NDArray[np.bool_],
+    undecided: NDArray[np.int64],
+) -> int:
+    """Writes the magnitude of each proposal, whether it is in an inner cell, and where those are that need a height.
+
+    Returns:
+        how many need a height: those in edge cells and in the tail.
+    """
+    width_mask = (_ONE << np.uint64(width_bits)) - _ONE
+    found = 0
+    for i in range(words.size):
+        slot = np.int64(words[i] & _SLOT_MASK)
+        magnitudes[i] = start[slot] + np.int64((words[i] >> _OFFSET_SHIFT) & width_mask)
+        accepted[i] = slot < first_edge
+        undecided[found] = i
+        if first_edge <= slot <= tail_slot:
+            found += 1
+    return found
+
+
+@kernel
+def _sign(words: NDArray[np.uint64], accepted: NDArray[np.bool_], magnitudes: NDArray[np.int64]) -> int:
+    """Puts the signed samples of the accepted proposals first, in their order; how many there are."""
+    found = 0
+    for i in range(words.size):
+        sign = -np.int64((words[i] >> _SIGN_SHIFT) & _ONE)
+        sample = (magnitudes[i] ^ sign) - sign
+        magnitudes[found] = sample
+        if accepted[i] and not (sample == 0 and sign != 0):
+            found += 1
+    return found
 
 
 def _is_below(paving: Paving, magnitude: int, level: int, height: int, stream: RandomStream) -> bool:

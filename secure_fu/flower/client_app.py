@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -69,10 +70,16 @@ def node_folder(nodes: Path, place: int) -> Path:
     Raises:
         ConfigError: there are none, or not that many.
     """
-    folders = sorted(path.parent for path in nodes.glob("*/node.toml"))
+    folders = _folders(nodes, nodes.stat().st_mtime_ns) if nodes.is_dir() else ()
     if not 0 <= place < len(folders):
         raise ConfigError(_PARTITION_KEY, place, f"a place among the {len(folders)} nodes of {nodes}")
     return folders[place]
+
+
+@lru_cache(maxsize=1)
+def _folders(nodes: Path, changed: int) -> tuple[Path, ...]:
+    del changed  # when a directory came or went
+    return tuple(sorted(path.parent for path in nodes.glob("*/node.toml")))
 
 
 def _answer(request: bytes, message: Message, context: Context) -> bytes:

@@ -17,6 +17,8 @@ __all__ = ["GridExchange"]
 
 _LOGGER = logging.getLogger("secure_fu")
 _AT_A_TIME = 16  # messages that are asked for, and so may be in memory, together
+_LEAST_PAUSE = 0.01
+_SHARE = 0.1  # of an exchange's time so far is what a pause may add to it
 
 
 class GridExchange:
@@ -27,7 +29,8 @@ class GridExchange:
 
     Args:
         grid: of the ServerApp.
-        poll_seconds: how often answers are asked for. Flower's own `send_and_receive` waits three seconds.
+        poll_seconds: longest pause before answers are asked for again; shorter ones while an exchange is young.
+            Flower's own `send_and_receive` waits three seconds.
         capture: a folder, to which every request and answer is copied as it travels: `000001-request-NODE.bin`. For
             tests and auditors; what is in it is what the SuperLink's owner sees.
 
@@ -58,7 +61,8 @@ class GridExchange:
         """
         if not timeout > 0:
             raise ArgumentError("timeout", timeout, "a positive number of seconds")
-        ends = time.monotonic() + timeout
+        began = time.monotonic()
+        ends = began + timeout
         waiting = self._send(requests, ends)
         while waiting:
             came = 0
@@ -70,12 +74,14 @@ class GridExchange:
                     came += 1
                     if (answer := self._read(address, reply)) is not None:
                         yield address, answer
-            left = ends - time.monotonic()
+            now = time.monotonic()
+            left = ends - now
             if waiting and left <= 0:
                 _LOGGER.info("no answer from %d of %d nodes", len(waiting), len(requests))
                 return
             if not came:
-                time.sleep(min(self._poll_seconds, max(left, 0.0)))
+                pause = max(_LEAST_PAUSE, _SHARE * (now - began))
+                time.sleep(min(pause, self._poll_seconds, max(left, 0.0)))
 
     def _send(self, requests: Mapping[str, bytes], ends: float) -> dict[str, str]:
         """Send all; returns the addresses by the ids of their messages."""

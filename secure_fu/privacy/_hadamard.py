@@ -19,16 +19,15 @@ is -1. D_1 takes the first P bits, D_2 starts at the next whole byte.
 from __future__ import annotations
 
 import hashlib
-import math
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.compiled import kernel
+
 __all__ = ["rotate", "rotate_back", "transform_length"]
 
 _DOMAIN = b"secure-fu/1/rotation-signs\0"
-_FACTOR_BITS = 5  # H is applied as a Kronecker product of matrices of order 32: few passes, and each a matrix product
 
 
 def transform_length(dimension: int) -> int:
@@ -49,9 +48,11 @@ def rotate(vector: NDArray[np.float64], seed: bytes) -> NDArray[np.float64]:
     length = transform_length(vector.size)
     first, second = _signs(length, seed)
     rotated = vector.copy()
-    rotated[:length] = _transform(rotated[:length] * first)
+    _turn(rotated[:length], first)
+    _transform(rotated[:length])
     if length < vector.size:
-        rotated[-length:] = _transform(rotated[-length:] * second)
+        _turn(rotated[-length:], second)
+        _transform(rotated[-length:])
     return rotated
 
 
@@ -61,38 +62,46 @@ def rotate_back(vector: NDArray[np.float64], seed: bytes) -> NDArray[np.float64]
     first, second = _signs(length, seed)
     rotated = vector.copy()
     if length < vector.size:
-        rotated[-length:] = _transform(rotated[-length:]) * second
-    rotated[:length] = _transform(rotated[:length]) * first
+        _transform(rotated[-length:])
+        _turn(rotated[-length:], second)
+    _transform(rotated[:length])
+    _turn(rotated[:length], first)
     return rotated
 
 
-def _signs(length: int, seed: bytes) -> NDArray[np.float64]:
-    """D_1 and D_2, shape (2, length), float64: 1 or -1."""
+def _signs(length: int, seed: bytes) -> NDArray[np.uint8]:
+    """D_1 and D_2 as bits, shape (2, ceil(length / 8))."""
     row = -(-length // 8)
-    digest = np.frombuffer(hashlib.shake_256(_DOMAIN + seed).digest(2 * row), dtype=np.uint8).reshape(2, row)
-    bits = np.unpackbits(digest, axis=1, count=length, bitorder="little")
-    return 1.0 - 2.0 * bits.astype(np.float64)
+    return np.frombuffer(hashlib.shake_256(_DOMAIN + seed).digest(2 * row), dtype=np.uint8).reshape(2, row)
 
 
-def _transform(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """H times a vector whose length is a power of two."""
-    length = vector.size
-    product, done = vector.reshape(-1, 1, 1), 1
-    while done < length:
-        order = min(1 << _FACTOR_BITS, length // done)
-        # The matrices are symmetric, so a product from the right serves the innermost factor, without tiny columns.
-        if done == 1:
-            product = (product.reshape(-1, order) @ _matrix(order)).reshape(-1, 1, order)
-        else:
-            product = np.matmul(_matrix(order), product.reshape(-1, order, done))
-        done *= order
-    return product.reshape(length) / math.sqrt(length)
+@kernel
+def _turn(vector: NDArray[np.float64], signs: NDArray[np.uint8]) -> None:
+    """Multiply by signs, in place: bit i, low bit of a byte first, turns coordinate i."""
+    for i in range(vector.size):
+        if (signs[i >> 3] >> np.uint8(i & 7)) & np.uint8(1):
+            vector[i] = -vector[i]
 
 
-@cache
-def _matrix(order: int) -> NDArray[np.float64]:
-    """The Walsh-Hadamard matrix of 1 and -1, shape (order, order); `order` is a power of two (Sylvester)."""
-    matrix = np.ones((1, 1))
-    while len(matrix) < order:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix
+@kernel
+def _transform(vector: NDArray[np.float64]) -> None:
+    """Multiply by H, in place, a vector whose length is a power of two (Sylvester's order): two steps in each pass."""
+    half = 1
+    while 4 * half <= vector.size:
+        for start in range(0, vector.size, 4 * half):
+            first = vector[start : start + half]
+            second = vector[start + half : start + 2 * half]
+            third = vector[start + 2 * half : start + 3 * half]
+            fourth = vector[start + 3 * half : start + 4 * half]
+            for i in range(half):
+                a, b = first[i] + second[i], first[i] - second[i]
+                c, d = third[i] + fourth[i], third[i] - fourth[i]
+                first[i], second[i], third[i], fourth[i] = a + c, b + d, a - c, b - d
+        half *= 4
+    if half < vector.size:
+        for i in range(half):
+            a, b = vector[i], vector[half + i]
+            vector[i], vector[half + i] = a + b, a - b
+    root = np.sqrt(vector.size)
+    for i in range(vector.size):
+        vector[i] /= root

@@ -10,10 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.compiled import read_only
 from secure_fu.discrete_gaussian import RandomStream, tail_bound
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy._checks import positive_integer
 from secure_fu.privacy._hadamard import rotate, rotate_back, transform_length
+from secure_fu.privacy._rounding import round_at_random
 from secure_fu.privacy.clipping import check_clip_norm
 from secure_fu.privacy.grid import Grid
 from secure_fu.privacy.noise import NoiseShare
@@ -34,6 +36,7 @@ _MAX_CLIENTS = 2**20
 _MAX_DIMENSION = 2**36
 _MAX_CLIP_STEPS = 2**26
 _SEED_BYTES = 32
+_NEVER = 2**64 - 1  # the word by which nothing is rounded away from zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,25 +308,16 @@ class RotatedGrid:
 
     def _round(self, scaled: NDArray[np.float64], stream: RandomStream) -> NDArray[np.int64]:
         """Conditional stochastic rounding to integers of a vector in steps."""
-        # Magnitudes, because magnitude - floor is exact; and the threshold, an integer part, favours zero.
-        magnitudes = np.abs(scaled)
-        floors = np.floor(magnitudes)
-        thresholds = ((magnitudes - floors) * 2.0**64).astype(np.uint64)
-        truncated = floors.astype(np.int64)
+        limit = self.squared_norm_limit  # below 2**53 - 2**51, where the squared norms are exact
+        rounded = np.empty(scaled.size, dtype=np.int64)
         for _ in range(_MOST_DRAWINGS):
-            rounded = truncated + (stream.words(scaled.size) < thresholds)
-            if self._is_short(rounded):
-                return np.where(scaled < 0.0, -rounded, rounded)
-        if not self._is_short(truncated):
+            if round_at_random(scaled, read_only(stream.words(scaled.size)), rounded) <= limit:
+                return rounded
+        never = np.full(scaled.size, _NEVER, dtype=np.uint64)
+        if not round_at_random(scaled, read_only(never), rounded) <= limit:
             # Out of reach for a rotation that keeps the norm up to rounding; the sensitivity does not rest on that.
             raise self._too_long()
-        return np.where(scaled < 0.0, -truncated, truncated)
-
-    def _is_short(self, integers: NDArray[np.int64]) -> bool:
-        # Integers in float64: sums of squares are exact up to 2**53, and no larger one is rounded down to the limit,
-        # which is below 2**53 - 2**51. In int64 a sum could wrap.
-        floats = integers.astype(np.float64)
-        return bool(np.dot(floats, floats) <= self.squared_norm_limit)
+        return rounded
 
     def _variance_proxy(self, clients: int, share: NoiseShare) -> Fraction:
         """Sub-Gaussian parameter of one coordinate of a sum of `clients` uploads, less its bias, in steps squared."""

@@ -109,8 +109,9 @@ def test_the_socket_is_private_from_its_first_moment(path, handler, monkeypatch,
     real = os.umask
 
     def masked(mask):
-        if path.exists():
-            seen.append(stat.S_IMODE(path.lstat().st_mode))
+        unready = path.with_name(f".{path.name}")
+        if unready.exists():
+            seen.append(stat.S_IMODE(unready.lstat().st_mode))
         return real(mask)
 
     mode = 0o600 if group is None else 0o660
@@ -158,8 +159,8 @@ def test_a_link_in_the_sockets_place_is_not_followed(path, handler, monkeypatch)
     real, changed = os.chown, []
 
     def planted(where, *arguments, **named):
-        path.unlink()
-        path.symlink_to(secret)
+        where.unlink()
+        where.symlink_to(secret)
         changed.append(named)
         real(where, *arguments, **named)
 
@@ -168,7 +169,22 @@ def test_a_link_in_the_sockets_place_is_not_followed(path, handler, monkeypatch)
         serve(handler, path, stop=threading.Event(), group=os.getgid())
     assert changed == [{"follow_symlinks": False}]
     assert stat.S_IMODE(secret.stat().st_mode) == 0o640
-    path.unlink()
+    assert not path.exists()
+
+
+def test_whoever_finds_the_path_can_ask(path, handler, monkeypatch):
+    """It comes with the listening, not before: a node that is starting is no node that is silent."""
+    real, found = os.chown, []
+
+    def looked(where, *arguments, **named):
+        found.append(path.exists())
+        real(where, *arguments, **named)
+
+    monkeypatch.setattr(os, "chown", looked)
+    with serving(path, handler, group=os.getgid()):
+        assert ask(path, b"ab", 20.0) == b"ba"
+    assert found == [False]
+    assert list(path.parent.iterdir()) == []
 
 
 LINUX = pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="the system does not say who asks")

@@ -148,6 +148,15 @@ def test_in_a_simulation_a_node_that_runs_is_asked_at_its_socket(folder):
         assert unpack(relay(request(pack(b"abc")), there).content) == b"cba"
     with pytest.raises(ConfigError):
         node_folder(folder, 2)
+    with pytest.raises(ConfigError):
+        node_folder(folder / "none", 0)
+
+
+def test_a_directory_that_comes_later_is_found(folder):
+    for name in ("a", "b", "0"):
+        (folder / name).mkdir()
+        (folder / name / "node.toml").touch()
+        assert node_folder(folder, 0) == min(folder.iterdir())
 
 
 @pytest.mark.parametrize(

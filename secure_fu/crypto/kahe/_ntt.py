@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto.kahe._compiled import kernel
+from secure_fu.compiled import kernel
 from secure_fu.crypto.kahe.parameters import ParameterSet
 
 __all__ = ["Residues", "RingTables", "ring_tables", "shoup_quotients", "times_key", "transform_key"]

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto.kahe._compiled import kernel
+from secure_fu.compiled import kernel
 from secure_fu.crypto.kahe._ntt import Residues, ring_tables, shoup_quotients
 from secure_fu.crypto.kahe.layout import Layout
 from secure_fu.errors import OpeningError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from secure_fu.crypto.kahe._compiled import kernel
+from secure_fu.compiled import kernel
 from secure_fu.crypto.kahe._ntt import Residues, ring_tables
 from secure_fu.crypto.kahe.layout import Layout
 from secure_fu.errors import CiphertextError

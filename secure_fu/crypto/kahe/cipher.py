@@ -27,6 +27,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from secure_fu.compiled import read_only
 from secure_fu.crypto._checks import require_int
 from secure_fu.crypto._secret import Secret
 from secure_fu.crypto.kahe._expansion import expand
@@ -100,8 +101,7 @@ class ClientKey(Secret):
 
         words = SecureStream() if stream is None else stream
         errors = sample_discrete_gaussian(SIGMA_SQUARED, layout.coefficients, stream=words)
-        values = np.require(values, requirements=["C", "A"]).view()
-        values.flags.writeable = False  # always, so that the kernel sees one type
+        values = read_only(values)
         residues = np.empty(layout.residues, dtype=np.uint32)
         for block, start, masks in _masks(layout, publics, self._coefficients):
             stop = min(start + layout.parameter_set.degree, layout.coefficients)

@@ -73,7 +73,8 @@ def serve(
 
     Formal guarantees:
         Only processes of the same user, or of `group` if one is given, and the superuser reach the socket: it has mode
-        600, or 660 for the group, from its first moment, and nobody is let in before it is the group's. No link is
+        600, or 660 for the group, from its first moment, and nobody is let in before it is the group's. Where the path
+        is, the node listens, but for what a kill has left there. No link is
         followed, and no mode but the socket's own is changed: the folder must be one that nobody but this user and the
         superuser can write. A peer that sends something else than one message of at most `most_bytes` gets no answer,
         and nothing is allocated before its bytes come. A peer that stalls holds up the others for `patience` at most.
@@ -152,19 +153,21 @@ def _check_path(path: Path) -> None:
 def _listening(path: Path, group: int | None) -> socket.socket:
     mode = 0o600 if group is None else 0o660
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    unready = path.with_name(f".{path.name}")
     try:
         _check_folder(path.parent)
-        path.unlink(missing_ok=True)
+        unready.unlink(missing_ok=True)
         # The mode comes with the name: a chmod afterwards would be of whatever the name leads to by then.
         with _only(mode):
-            made.bind(str(path))
+            made.bind(str(unready))
         if group is not None:
-            os.chown(path, -1, group, follow_symlinks=False)
-        found = path.lstat()
+            os.chown(unready, -1, group, follow_symlinks=False)
+        found = unready.lstat()
         if not stat.S_ISSOCK(found.st_mode) or stat.S_IMODE(found.st_mode) != mode:
             raise ArgumentError("--socket", str(path), f"a folder where a socket of mode {mode:o} stays as it is made")
         made.listen(64)  # nobody gets in before this
         made.settimeout(_TICK)
+        unready.replace(path)  # so whoever finds the path can ask
     except OSError as error:
         made.close()
         raise ArgumentError("--socket", str(path), f"a path where a socket can be made ({error.strerror})") from None

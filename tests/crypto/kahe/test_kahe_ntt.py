@@ -9,7 +9,8 @@ import pytest
 from kahe_oracle import SETS, coefficients_of, evaluation_points, negacyclic, values_at
 from numpy.typing import NDArray
 
-from secure_fu.crypto.kahe import ParameterSet, _compiled
+from secure_fu import compiled
+from secure_fu.crypto.kahe import ParameterSet
 from secure_fu.crypto.kahe._ntt import ring_tables, shoup_quotients, times_key, transform_key
 
 BY_NAME = pytest.mark.parametrize("parameter_set", SETS, ids=lambda found: found.name)
@@ -106,7 +107,7 @@ def test_the_key_is_left_alone_and_blocks_too(parameter_set: ParameterSet) -> No
 
 
 def test_where_nothing_can_be_cached_kernels_compile_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = _compiled.numba.njit
+    njit = compiled.numba.njit
 
     def without_a_cache(**options: Any) -> Any:
         if options.get("cache"):
@@ -116,5 +117,5 @@ def test_where_nothing_can_be_cached_kernels_compile_all_the_same(monkeypatch: p
     def twice(x: int) -> int:
         return 2 * x
 
-    monkeypatch.setattr(_compiled.numba, "njit", without_a_cache)
-    assert _compiled.kernel(twice)(21) == 42
+    monkeypatch.setattr(compiled.numba, "njit", without_a_cache)
+    assert compiled.kernel(twice)(21) == 42
