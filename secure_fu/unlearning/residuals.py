@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from secure_fu.errors import GuaranteeError, MethodRefused
 from secure_fu.learning import LinearHead
@@ -39,7 +40,7 @@ FAILURE_SHARE: Final = 1 / 20
 
 _ROUNDING: Final = 1.02  # what rounding to the grid of the output noise adds to a shift, at most, and a little
 _LEAST_SHARE: Final = 0.1
-_USUAL_EXCESS: Final = 3.0
+_EXCESS: Final = 1e-6  # probability with which a run comes out above what was planned, and ends in an error
 _HOPELESS: Final = 1e3
 
 
@@ -96,9 +97,9 @@ class ResidualBound:
         shares, dimension = self.deletion.cohort, self.rounds.length
         sigma = self._sigma(shares)
         # The residual is the averaged noise of the steps, a tenth more for what Newton's steps leave; on top comes the
-        # measurement's own noise. The spread is that of a chi-square variable.
+        # measurement's own noise. Its square is a chi-square variable, whose tail is heavy in few dimensions.
         relative = 1.1**2 / averaged
-        square = dimension * (1.0 + relative) + _USUAL_EXCESS * math.sqrt(2.0 * dimension) * (1.0 + relative)
+        square = (1.0 + relative) * float(chdtri(dimension, _EXCESS))
         return self._distance(sigma * math.sqrt(square), shares)
 
     def noise_norm(self, released: ReleasedSum) -> float:
