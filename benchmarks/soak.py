@@ -39,6 +39,7 @@ _DROPS_OUT = 0.2
 _WARM_UP = 0.2
 """Share of the rounds whose memory does not count: caches fill."""
 _LONGEST_SILENCE = 1.0
+_STARTUP_SECONDS = 120.0
 _ANCHORS = ("site-0", "member-0")
 _FLAT_KIB = 4.0
 """A round's entries in lists of what was done may cost this much; more is called growth."""
@@ -87,7 +88,9 @@ class Soak:
         started = time.monotonic()
         for name in self._field.hosted:
             self._start(name)
-        while not all(self._field.socket(name).exists() for name in self._field.hosted):
+        while silent := [name for name in self._field.hosted if not self._field.socket(name).exists()]:
+            if time.monotonic() > started + _STARTUP_SECONDS:
+                raise TimeoutError(f"{silent[0]} does not listen; {self._nodes[silent[0]].log.read_text()[-2000:]}")
             time.sleep(0.02)
         reading, writing = os.pipe()
         server = start("server", "server", lambda: self._train(writing), self._field.root / "lives")

@@ -1,4 +1,4 @@
-"""The import graph of secure_fu has the arrows of its architecture, and no module does what no module may do.
+"""The imports of secure_fu are the arrows of its architecture, and no module uses what no module may use.
 
 The checks work on source text, so that the tests at the end can show that each of them finds what it is there to find.
 """
@@ -6,19 +6,13 @@ The checks work on source text, so that the tests at the end can show that each 
 from __future__ import annotations
 
 import ast
-import importlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "secure_fu"
-MOST_LINES = 450
+from own_sources import GOOD, PACKAGE, ROOT, SOURCES, Source, called, graph_of, imported
 
 # What each package may import of secure_fu, beside itself and the errors. crypto and privacy meet in protocol only.
 ALLOWED: dict[str, set[str]] = {
@@ -96,55 +90,6 @@ WEAK_RANDOMNESS = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """A module by its dotted name, with its text."""
-
-    name: str
-    text: str
-    is_package: bool = False
-
-    @property
-    def part(self) -> str:
-        """The package or module right below secure_fu; "" for secure_fu itself."""
-        return ([*self.name.split("."), ""])[1]
-
-    @property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text)
-
-
-def read_sources(package: Path = PACKAGE) -> list[Source]:
-    sources = []
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package.parent).with_suffix("").parts
-        is_package = parts[-1] == "__init__"
-        sources.append(Source(".".join(parts[:-1] if is_package else parts), path.read_text("utf-8"), is_package))
-    return sources
-
-
-def imported(source: Source) -> Iterator[str]:
-    """Dotted names of everything imported anywhere in a module, inside functions and TYPE_CHECKING blocks as well."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = source.name.split(".")
-                parents = parents[: len(parents) - node.level + source.is_package]
-                base = ".".join([*parents, base] if base else parents)
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and called(node) == "import_module" and isinstance(node.args[0], ast.Constant):
-            yield str(node.args[0].value)
-
-
-def called(node: ast.Call) -> str:
-    """The last part of the name of what is called."""
-    function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-
-
 def used(source: Source) -> Iterator[str]:
     """Dotted names that a module imports or reaches through attributes, with import aliases resolved."""
     aliases: dict[str, str] = {}
@@ -166,33 +111,6 @@ def used(source: Source) -> Iterator[str]:
 
 def within(name: str, names: set[str]) -> bool:
     return any(name == other or name.startswith(f"{other}.") for other in names)
-
-
-def own_part(name: str) -> str | None:
-    """The part of secure_fu that an imported name belongs to, "" for secure_fu itself, None for other packages."""
-    parts = name.split(".")
-    return None if parts[0] != "secure_fu" else ([*parts, ""])[1]
-
-
-def graph_of(sources: list[Source]) -> dict[str, set[str]]:
-    graph: dict[str, set[str]] = {}
-    for source in sources:
-        targets = {part for name in imported(source) if (part := own_part(name))}
-        graph.setdefault(source.part, set()).update(targets - {source.part})
-    graph.pop("", None)  # secure_fu/__init__.py re-exports from everywhere
-    return graph
-
-
-def rooms_of(sources: list[Source], part: str) -> dict[str, set[str]]:
-    """The same within a package: its sub-packages and its own modules, and what each imports of the others."""
-    prefix = f"secure_fu.{part}."
-    inside = [source for source in sources if source.name.startswith(prefix)]
-    graph: dict[str, set[str]] = {source.name.removeprefix(prefix).split(".")[0]: set() for source in inside}
-    for source in inside:
-        room = source.name.removeprefix(prefix).split(".")[0]
-        named = {name.removeprefix(prefix).split(".")[0] for name in imported(source) if name.startswith(prefix)}
-        graph[room] |= (named & graph.keys()) - {room}
-    return graph
 
 
 def wrong_arrows(sources: list[Source]) -> list[str]:
@@ -223,14 +141,6 @@ def wrong_packages(sources: list[Source]) -> list[str]:
     return found
 
 
-def cycle(graph: Mapping[str, set[str]]) -> list[str]:
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        return list(error.args[1])
-    return []
-
-
 def forbidden(sources: list[Source]) -> list[str]:
     found = []
     for source in sources:
@@ -247,44 +157,6 @@ def forbidden(sources: list[Source]) -> list[str]:
             if unreadable or (isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS):
                 found.append(f"{source.name} calls {called(node)}")
     return found
-
-
-def badly_kept(sources: list[Source]) -> list[str]:
-    found = []
-    for source in sources:
-        if source.text.count("\n") > MOST_LINES:
-            found.append(f"{source.name} has more than {MOST_LINES} lines")
-        if not ast.get_docstring(source.tree):
-            found.append(f"{source.name} has no docstring")
-        targets = [
-            target.id
-            for node in source.tree.body
-            if isinstance(node, ast.Assign | ast.AnnAssign)
-            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-            if isinstance(target, ast.Name)
-        ]
-        if "__all__" not in targets:
-            found.append(f"{source.name} has no __all__")
-    return found
-
-
-def lazy_and_typed(source: Source) -> tuple[set[str], set[str]]:
-    """Dotted names that a package exports lazily, by its table; and those that a type checker is told of."""
-    table: set[str] = set()
-    typed: set[str] = set()
-    for node in source.tree.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "_HOMES":
-            assert node.value is not None
-            homes = ast.literal_eval(node.value)
-            table = {f"{source.name}.{home}.{name}" for home, names in homes.items() for name in names}
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            imports = [one for one in node.body if isinstance(one, ast.ImportFrom)]
-            typed = {f"{one.module}.{alias.asname}" for one in imports for alias in one.names}
-    return table, typed
-
-
-SOURCES = read_sources()
-LAZY_PACKAGES = [source for source in SOURCES if source.is_package and "lazily(__name__" in source.text]
 
 
 def test_the_package_is_read() -> None:
@@ -314,51 +186,8 @@ def test_a_package_can_be_used_alone(module: str, absent: set[str]) -> None:
     assert not absent & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("source", LAZY_PACKAGES, ids=lambda source: source.name)
-def test_a_lazy_package_exports_what_a_type_checker_is_told_of(source: Source) -> None:
-    table, typed = lazy_and_typed(source)
-    assert table == typed
-    package = importlib.import_module(source.name)
-    assert sorted(name.rpartition(".")[2] for name in table) == package.__all__
-    for name in package.__all__:
-        assert getattr(package, name) is not None
-        assert name in dir(package)
-    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        package.nothing  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    ("package", "name", "absent"),
-    [
-        ("secure_fu", "SecureFUError", {"torch", "numpy"}),
-        ("secure_fu.deployment", "make_keys", {"torch", "flwr"}),
-        ("secure_fu.deployment", "open_queue", {"torch", "flwr"}),
-        ("secure_fu.deployment", "FederationServer", {"flwr"}),
-        ("secure_fu.deployment", "LocalNodes", {"torch", "numpy", "flwr"}),
-        ("secure_fu.flower", "make_node_key", {"torch", "flwr"}),
-    ],
-)
-def test_a_name_does_not_load_what_its_neighbours_need(package: str, name: str, absent: set[str]) -> None:
-    code = f"import sys; from {package} import {name}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not absent & set(done.stdout.split())
-
-
-def test_packages_form_no_cycle() -> None:
-    assert cycle(graph_of(SOURCES)) == []
-
-
-@pytest.mark.parametrize("part", sorted({source.part for source in SOURCES if source.part}))
-def test_rooms_of_a_package_form_no_cycle(part: str) -> None:
-    assert cycle(rooms_of(SOURCES, part)) == []
-
-
 def test_nothing_forbidden_is_used() -> None:
     assert forbidden(SOURCES) == []
-
-
-def test_modules_are_short_and_say_what_they_are() -> None:
-    assert badly_kept(SOURCES) == []
 
 
 @pytest.mark.parametrize("name", ["crypto", "privacy"])
@@ -371,16 +200,12 @@ def test_links_at_the_top_point_into_the_package(name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["tests", "examples", "benchmarks"])
 def test_nobody_imports_the_links(folder: str) -> None:
-    own = [
-        Source(path.stem, path.read_text("utf-8")) for path in (ROOT / folder).rglob("*.py") if path != Path(__file__)
-    ]
+    own = [Source(path.stem, path.read_text("utf-8")) for path in (ROOT / folder).rglob("*.py")]
     tops = {(source.name, name.split(".")[0]) for source in own for name in imported(source)}
     assert not [pair for pair in tops if pair[1] in ("crypto", "privacy")]
 
 
 # What follows shows that each check finds what it is there to find.
-
-GOOD = '"""Words."""\nfrom __future__ import annotations\n__all__ = []\n'
 
 
 @pytest.mark.parametrize(
@@ -460,41 +285,3 @@ def test_a_forbidden_name_is_found(name: str, line: str) -> None:
 def test_seeded_generators_are_fine_where_nothing_is_secret() -> None:
     line = "import numpy as np\nnp.random.default_rng(0)\nimport importlib.resources"
     assert forbidden([Source("secure_fu.learning.partition", GOOD + line)]) == []
-
-
-def test_a_cycle_is_found() -> None:
-    sources = [
-        Source("secure_fu.results", GOOD + "import secure_fu.scenario"),
-        Source("secure_fu.scenario", GOOD + "def f():\n    from secure_fu.planning import make_plan"),
-        Source("secure_fu.planning", GOOD + "from secure_fu import results"),
-    ]
-    assert set(cycle(graph_of(sources))) == {"results", "scenario", "planning"}
-
-
-def test_a_cycle_of_rooms_is_found() -> None:
-    sources = [
-        Source("secure_fu.deletion.queue", GOOD + "from .file import QueueFile", is_package=True),
-        Source("secure_fu.deletion.queue.file", GOOD + "from secure_fu.deletion.service import DeletionService"),
-        Source("secure_fu.deletion.service", GOOD + "def f():\n    from secure_fu.deletion.queue import RequestQueue"),
-    ]
-    assert set(cycle(rooms_of(sources, "deletion"))) == {"queue", "service"}
-    assert cycle(rooms_of(sources[:2], "deletion")) == []
-
-
-def test_a_name_that_is_in_one_list_alone_is_found() -> None:
-    lines = 'if TYPE_CHECKING:\n    from secure_fu.x.a import B as B\n_HOMES: Final = {"a": ("B", "C")}\n'
-    table, typed = lazy_and_typed(Source("secure_fu.x", GOOD + lines, is_package=True))
-    assert table - typed == {"secure_fu.x.a.C"}
-    assert typed == {"secure_fu.x.a.B"}
-
-
-@pytest.mark.parametrize(
-    ("text", "finding"),
-    [
-        (GOOD + "\n" * MOST_LINES, f"secure_fu.x has more than {MOST_LINES} lines"),
-        (GOOD.replace('"""Words."""\n', ""), "secure_fu.x has no docstring"),
-        (GOOD.replace("__all__ = []\n", ""), "secure_fu.x has no __all__"),
-    ],
-)
-def test_a_badly_kept_module_is_found(text: str, finding: str) -> None:
-    assert badly_kept([Source("secure_fu.x", text)]) == [finding]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import tomli_w
 from command import COMMAND, SMALL, environment
 from small_federations import silos
 from third_party import DECAY_SETTINGS, install
+from waiting import wait_until
 
 TRAIN = """
 import sys
@@ -177,11 +177,8 @@ def test_a_deployment_from_founding_to_the_certificate(field):
     with (root / "node.log").open("w") as log:
         node = subprocess.Popen([COMMAND, *map(str, start)], cwd=root, env=with_site(field.site), stderr=log)
     try:
-        deadline = time.monotonic() + 100
-        while not field.socket.exists():
-            assert node.poll() is None, (root / "node.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: field.socket.exists() or node.poll() is not None, "the node listens", seconds=100.0)
+        assert node.poll() is None, (root / "node.log").read_text()
         done(run("-c", TRAIN, root / "server", site=field.site, cwd=root, program=(sys.executable,)))
         done(field.command("unlearn", "server"))
         done(field.command("unlearn", "server", "--now"))

@@ -18,7 +18,6 @@ from secure_fu.errors import (
     ArgumentError,
     BudgetExceededError,
     CohortTooSmall,
-    DataError,
     OpeningError,
     ProtocolError,
     RoundAborted,
@@ -26,7 +25,6 @@ from secure_fu.errors import (
 )
 from secure_fu.federation import Federation
 from secure_fu.learning import Records, mlp
-from secure_fu.planning import make_plan
 from secure_fu.privacy import GaussianSumEvent, Phase, Subject, Unit, assured_clients, renyi_epsilon
 from secure_fu.privacy.ledger_records import EventStatus
 from secure_fu.protocol import KeyHolder, RoundServer
@@ -207,21 +205,6 @@ def test_a_part_of_a_unit_cannot_be_forgotten(unit, request_):
         assert list(federated.ledger.branches) == ["original"]
 
 
-@pytest.mark.parametrize("name", ["server", "key-holder"])
-def test_clients_may_not_be_called_as_the_other_parties(name):
-    with pytest.raises(ArgumentError, match=name):
-        federation(clients={**silos(3), name: silos(1)["silo-0"]})
-
-
-def test_the_client_unit_needs_to_know_how_clients_train():
-    module = mlp(5, (), 3, 0)
-    plan = make_plan(
-        module, clients=4, nominal_units=4, minimum_cohort=3, unit=Unit.CLIENT, rounds=2, sampling_rate=1.0
-    )
-    with pytest.raises(ArgumentError, match="batch_size, epochs, learning_rate"):
-        federation(Unit.CLIENT, plan=plan)
-
-
 def test_rounds_of_ones_own_count_when_a_checkpoint_is_judged():
     plan = plan_for(mlp(5, (), 3, 0), clients=5, rounds=3, noise_multiplier=50.0)
     with federation(clients=silos(5), plan=plan, joins={"silo-4": 1}) as federated:
@@ -341,13 +324,6 @@ def test_too_few_for_the_minimum_cohort_end_training_without_release():
         assert federated.training_traffic == ()
 
 
-@pytest.mark.parametrize("arguments", [{"joins": {"silo-0": 1, "silo-1": 1}}, {"clients": silos(2)}])
-def test_fewer_clients_than_the_minimum_cohort_are_refused_at_once(tmp_path, arguments):
-    with pytest.raises(ArgumentError, match="minimum_cohort is 3; expected at most 2"):
-        federation(directory=tmp_path, plan=plan_for(mlp(5, (), 3, 0)), **arguments)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_exhausted_budget_ends_training_and_keeps_what_was_done():
     plan = plan_for(mlp(5, (), 3, 0), rounds=6)
     small = replace(plan, budget=replace(plan.budget, deletion_reserve=0.75))
@@ -382,37 +358,6 @@ def test_a_client_whose_gradients_are_not_finite_takes_part_like_any_other(caplo
     assert "not finite" in caplog.text
     # How many records were in its secret sample is nobody's business.
     assert not re.search(r"\d+ of \d+ gradients", caplog.text)
-
-
-def test_arguments_out_of_their_domain_are_refused_by_name(tmp_path):
-    empty = silos()["silo-0"].subset(slice(0))
-    for number, (arguments, named) in enumerate(
-        (
-            ({"joins": {"nobody": 1}}, "joins"),
-            ({"clients": {**silos(), "empty": empty}}, "empty"),
-            ({"scheme_name": "none"}, "plain"),
-        )
-    ):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        with pytest.raises(ArgumentError, match=named):
-            federation(directory=directory, **arguments)
-        assert list(directory.iterdir()) == []
-    with pytest.raises(SecureFUError, match="nobody home"):
-        federation(clients={**silos(), "nobody home": silos()["silo-0"]}, directory=tmp_path)
-
-
-def test_records_that_the_module_cannot_take_are_refused_before_anything_travels(tmp_path):
-    """Inside a round such a client would send noise alone, and nobody would know."""
-    own = silos()
-    wide = Records(own["silo-1"].features.repeat(1, 2), own["silo-1"].labels, own["silo-1"].groups)
-    strange = Records(own["silo-2"].features, own["silo-2"].labels + 3, own["silo-2"].groups)
-    for name, records in (("silo-1", wide), ("silo-2", strange)):
-        with pytest.raises(DataError, match=f"records of client '{name}'"):
-            federation(clients={**silos(), name: records}, directory=tmp_path)
-    with pytest.raises(ArgumentError, match=r"committee is .*; expected a CommitteeTerms"):
-        federation(committee=(5, 3, 4, 1), scheme_name="kahe", directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_ledger_transcript_and_record_are_kept_where_asked(tmp_path):

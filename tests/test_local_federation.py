@@ -17,6 +17,7 @@ import pytest
 from command import COMMAND, ESCAPE, environment, run
 from rich.console import Console
 from sklearn.datasets import load_digits
+from waiting import wait_until
 
 from secure_fu.cli.local_teller import ConsoleTeller, write_recording
 from secure_fu.deletion import RequestQueue, WindowState
@@ -113,8 +114,7 @@ def test_no_process_is_left(told: tuple[Path, subprocess.CompletedProcess[str]])
     assert running(folder) == []
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", str(folder)]) as process:
         try:
-            while not running(folder):  # the search finds what it looks for
-                time.sleep(0.01)
+            wait_until(lambda: running(folder), "the search finds what it looks for", seconds=30.0)
         finally:
             process.kill()
 
@@ -172,8 +172,7 @@ def test_an_interrupt_ends_every_process(transport: str, moment: str, tmp_path: 
             assert process.stdout is not None
             while moment not in process.stdout.readline():
                 assert process.poll() is None
-            while not running(tmp_path):
-                time.sleep(0.01)
+            wait_until(lambda: running(tmp_path), "a process of the federation runs")
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             os.killpg(process.pid, signal.SIGINT)  # by an impatient person
             _, complaint = process.communicate(timeout=60)
@@ -232,8 +231,7 @@ def test_without_it_children_run_on(tmp_path: Path) -> None:
     """What the guarantee is about: the test above finds what it looks for."""
     child = subprocess.Popen(["sh", "-c", "sleep 600 & wait", str(tmp_path)], start_new_session=True)
     try:
-        while not running(tmp_path):
-            time.sleep(0.01)
+        wait_until(lambda: running(tmp_path), "the search finds the child")
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()

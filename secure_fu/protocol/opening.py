@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from secure_fu.errors import CryptoError, ProtocolError
 from secure_fu.protocol.committee.member import Member
@@ -50,21 +50,16 @@ class KeyHolderOpening:
     """
 
     def __init__(self, server: KeyHolderServer, key_holder: KeyHolder) -> None:
-        self._server = server
+        self.server: Final = server
         self._key_holder = key_holder
-
-    @property
-    def server(self) -> KeyHolderServer:
-        """The server."""
-        return self._server
 
     def invite(self, announcement: bytes) -> bytes:
         """See :class:`Opening`."""
-        return self._server.invite(self._key_holder.issue_key(announcement))
+        return self.server.invite(self._key_holder.issue_key(announcement))
 
     def open(self) -> ReleasedSum:
         """See :class:`Opening`."""
-        return self._server.release(self._key_holder.open(self._server.close()))
+        return self.server.release(self._key_holder.open(self.server.close()))
 
 
 class CommitteeOpening:
@@ -85,35 +80,30 @@ class CommitteeOpening:
         *,
         vanishes: Callable[[int, str], bool] = lambda _round, _member: False,
     ) -> None:
-        self._server = server
+        self.server: Final = server
         self._members = tuple(members)
         self._record = record
         self._vanishes = vanishes
 
-    @property
-    def server(self) -> CommitteeServer:
-        """The server."""
-        return self._server
-
     def invite(self, announcement: bytes) -> bytes:
         """See :class:`Opening`."""
-        return self._server.invite()
+        return self.server.invite()
 
     def open(self) -> ReleasedSum:
         """See :class:`Opening`."""
-        number = self._server.close()
+        number = self.server.close()
         votes: dict[str, bytes] = {}
         with self._record.together():
             for member in self._members:
                 if self._vanishes(number, member.name):
                     continue
                 try:
-                    votes[member.name] = member.vote(self._server.ballot(member.name))
+                    votes[member.name] = member.vote(self.server.ballot(member.name))
                 except (ProtocolError, CryptoError) as refusal:
                     _LOGGER.warning("the round goes on without member %s: %s", member.name, refusal)
         for vote in votes.values():
-            self._receive(self._server.receive_vote, vote)
-        quorum = self._server.quorum()
+            self._receive(self.server.receive_vote, vote)
+        quorum = self.server.quorum()
         for member in self._members:
             if member.name not in votes or self._vanishes(number, member.name):
                 continue
@@ -122,8 +112,8 @@ class CommitteeOpening:
             except (ProtocolError, CryptoError) as refusal:
                 _LOGGER.warning("the round goes on without member %s: %s", member.name, refusal)
                 continue
-            self._receive(self._server.receive_answer, answer)
-        return self._server.release()
+            self._receive(self.server.receive_answer, answer)
+        return self.server.release()
 
     @staticmethod
     def _receive(take: Callable[[bytes], None], message: bytes) -> None:

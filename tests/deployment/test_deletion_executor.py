@@ -46,7 +46,7 @@ from secure_fu.deployment.server.deletion_executor import ServerExecutor
 from secure_fu.errors import ArgumentError, ConfigError
 from secure_fu.file_names import AUDIT, CERTIFICATES, QUEUE
 
-NOW = int(time.time())
+NOW = (int(time.time()) - 1800) // 3600 * 3600 + 1800  # windows are due at full hours, whenever the tests run
 DAY = 24 * 3600
 PATIENCE = Patience(hello=30.0, begin=30.0, invite=60.0, opening=30.0, wipe=30.0, attempts=2, pause=0.1)
 WANTED = DeletionRequest.some_records("silo-1", (0, 3, 7))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from node_cast import CLIENTS, KEEPER, hello, make_cast
+from waiting import wait_until
 
 from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionPolicy, DeletionRequest
@@ -226,8 +227,7 @@ def test_another_user_of_the_group_gets_in_without_a_warning_and_one_of_no_group
             thread = threading.Thread(target=serve, args=(handler, path), kwargs={"stop": stop, "group": group})
             thread.start()
             try:
-                while not path.exists():
-                    time.sleep(0.02)
+                wait_until(path.exists, "the node listens")
                 let_in = subprocess.run([*as_other, str(group)], capture_output=True, text=True, check=False)
                 path.parent.chmod(0o755)  # the socket's own mode keeps the stranger out
                 kept_out = subprocess.run([*as_other, str(stranger)], capture_output=True, text=True, check=False)

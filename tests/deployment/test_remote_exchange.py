@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from secure_fu.deployment.exchange import SocketExchange, serve
 from secure_fu.deployment.exchange.exchange import InProcessExchange
@@ -43,8 +44,7 @@ def sockets():
                 thread = threading.Thread(target=serve, args=(node, paths[node.name]), kwargs={"stop": stop})
                 thread.start()
                 threads.append(thread)
-            while not all(path.exists() for path in paths.values()):
-                pass
+            wait_until(lambda: all(path.exists() for path in paths.values()), "every node listens")
             return paths
 
         yield make

@@ -1,56 +1,29 @@
-"""What a run does with a server's directory, and what its configuration may say; over an exchange in this process."""
+"""What a run does with a server's directory, and what it tells; over an exchange in this process."""
 
 from __future__ import annotations
 
 import json
 import logging
-import tempfile
-import threading
 import time
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr")
 
+from clinics import CLINICS
+
 from secure_fu.crypto.identity_file import read_identities
-from secure_fu.crypto.wire import decode, encode
 from secure_fu.deletion import DeletionRequest
 from secure_fu.deletion.certificates import read_certificate
 from secure_fu.deletion.policy import read_deletion_policy
 from secure_fu.deletion.requests import sign_request
-from secure_fu.deployment.exchange import ask, socket_path
 from secure_fu.deployment.exchange.exchange import InProcessExchange
-from secure_fu.deployment.exchange.messages import PROTOCOL, Hello, Kind, NodeReply, NodeRequest
 from secure_fu.deployment.founding.setup import read_roster
-from secure_fu.deployment.founding.terms import read_terms
 from secure_fu.deployment.node import Node
 from secure_fu.deployment.server import FederationServer, open_queue, run_job, write_report
-from secure_fu.errors import ArgumentError, ConfigError, LedgerError, RecordError
+from secure_fu.errors import ConfigError, LedgerError
 from secure_fu.flower import server_app as server_app_module
-from secure_fu.flower.node_host import serve_all
-from secure_fu.flower.server_app import RunSettings
-
-APP = Path(__file__).resolve().parents[2] / "examples" / "flower"
-CLINICS = {f"node-{number}": (f"clinic-{number}", f"member-{number}") for number in range(1, 5)}
-
-
-@pytest.fixture
-def federation(monkeypatch):
-    monkeypatch.syspath_prepend(str(APP))
-    from make_federation import make
-
-    terms = read_terms(APP / "federation.toml")
-    terms = replace(
-        terms,
-        model={"kind": "logistic", "inputs": 64, "classes": 10, "seed": 0},
-        plan={**terms.plan, "rounds": 2, "nominal_units": 960},
-    )
-    with tempfile.TemporaryDirectory(prefix="fu") as short:  # sockets have short paths
-        make(Path(short), terms, CLINICS)
-        yield Path(short)
 
 
 def test_jobs_follow_one_another_and_tell_what_they_did(federation, tmp_path):
@@ -89,34 +62,6 @@ def test_jobs_follow_one_another_and_tell_what_they_did(federation, tmp_path):
             run_job(server, exchange, job="forget")
     write_report(unlearned, tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text()) == unlearned
-
-
-def test_all_nodes_of_a_folder_answer_from_one_process_each_at_its_own_socket(federation):
-    folders = [federation / "nodes" / name for name in CLINICS]
-    stop = threading.Event()
-    host = threading.Thread(target=serve_all, args=(folders,), kwargs={"stop": stop})
-    host.start()
-    try:
-        hello = Hello(nonce=bytes(32), roster_digest=bytes(32), protocol=PROTOCOL, software="any")
-        request = encode(NodeRequest(kind=Kind.HELLO, parties=(), bodies=(encode(hello),)))
-        for folder in folders:
-            while not socket_path(folder).exists():
-                assert host.is_alive()
-                time.sleep(0.02)
-            answers = decode(NodeReply, ask(socket_path(folder), request, 30.0)).answers
-            assert tuple(answer.party for answer in answers) == CLINICS[folder.name]
-    finally:
-        stop.set()
-        host.join()
-    assert not any(socket_path(folder).exists() for folder in folders)
-
-
-def test_a_node_that_cannot_be_opened_ends_the_host(federation):
-    folders = [federation / "nodes" / name for name in CLINICS]
-    with Node.open(folders[1]), pytest.raises(RecordError):
-        serve_all(folders, stop=threading.Event())
-    with pytest.raises(ArgumentError, match="folders"):
-        serve_all([], stop=threading.Event())
 
 
 class Context:
@@ -175,40 +120,3 @@ def test_a_refusal_is_one_event_and_ends_the_run_and_a_bug_keeps_its_trace(feder
     with pytest.raises(ZeroDivisionError) as bug:
         1 / 0  # noqa: B018
     assert "Traceback" in shown(bug.value)
-
-
-CONFIG = {"server-directory": "/srv/fed", "job": "train", "rounds": 3, "report": "", "poll-seconds": 1}
-
-
-def test_a_run_is_configured_by_what_flower_has(tmp_path):
-    settings = RunSettings.of({**CONFIG, "nodes-directory": "/for/the/relay", "capture-directory": str(tmp_path)})
-    assert settings == RunSettings(
-        server_directory=Path("/srv/fed"), job="train", rounds=3, poll_seconds=1.0, capture_directory=tmp_path
-    )
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("server-directory", None),
-        ("server-directory", ""),
-        ("server-directory", 3),
-        ("server-directory", "relative/path"),
-        ("report", "relative.json"),
-        ("job", "forget"),
-        ("job", 3),
-        ("rounds", -1),
-        ("rounds", 1.5),
-        ("rounds", True),
-        ("now", 1),
-        ("wait-for-nodes", -1),
-        ("exchange-timeout", 0),
-        ("round-timeout", "long"),
-        ("poll-seconds", -0.5),
-    ],
-)
-def test_a_bad_value_is_named(key, value):
-    config = {name: item for name, item in (CONFIG | {key: value}).items() if item is not None}
-    with pytest.raises(ConfigError) as caught:
-        RunSettings.of(config)
-    assert caught.value.argument == key

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
 
 import pytest
 
 pytest.importorskip("flwr")
 
 from flower_harness import write_echo_app
+from waiting import wait_until
 
 from secure_fu.deployment.local import LocalProcessError, Processes
 from secure_fu.errors import ArgumentError
@@ -38,8 +38,7 @@ def test_registered_nodes_answer_others_are_refused_and_all_processes_end(tmp_pa
         assert names == {str(flower.node_ids["north"]): "the north", str(flower.node_ids["south"]): "the south"}
         flower.stop_node("south", kill=True)
         flower.start_node("south", key=stranger)
-        while "south" in flower.pids:  # the SuperLink does not know this key, and Flower's process ends
-            time.sleep(0.2)
+        wait_until(lambda: "south" not in flower.pids, "Flower's process ends, for the SuperLink does not know its key")
         pids |= flower.pids
         with pytest.raises(LocalProcessError, match="nowhere"):
             flower.run(tmp_path / "nowhere")
@@ -50,16 +49,13 @@ def test_registered_nodes_answer_others_are_refused_and_all_processes_end(tmp_pa
 def test_processes_end_with_what_they_started(tmp_path):
     processes = Processes(tmp_path)
     processes.start("one", ["sh", "-c", "sleep 1000 & echo $!; trap '' TERM; wait"], dict(os.environ))
-    while not (text := processes.log("one").read_text().strip()):
-        time.sleep(0.02)
+    log = processes.log("one")
+    wait_until(lambda: log.read_text().endswith("\n"), "the shell names the process that it started")
+    text = log.read_text()
     with pytest.raises(ArgumentError):
         processes.start("one", ["true"], {})
     processes.end(["one"], kill=True)
-    for _ in range(100):
-        if not is_running(int(text)):
-            break
-        time.sleep(0.02)
-    assert not is_running(int(text))
+    wait_until(lambda: not is_running(int(text)), "it is gone", seconds=10.0)
     assert processes.pids == {}
     with pytest.raises(LocalProcessError, match=r"one\.log"):
         processes.check("one")

@@ -17,6 +17,7 @@ pytest.importorskip("flwr")
 
 from flower_harness import context, request
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from waiting import wait_until
 
 from secure_fu.deployment.exchange import serve, socket_path
 from secure_fu.errors import ConfigError, WireError
@@ -53,9 +54,8 @@ def served(node, path, *, after=0.0):
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not after and not path.exists():
-        time.sleep(0.01)
     try:
+        wait_until(lambda: after or path.exists(), "the node listens")
         yield
     finally:
         stop.set()

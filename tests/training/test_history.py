@@ -9,42 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from history_cast import DIMENSION, RECORDS, as_list, content, history, model, sample
 
 from secure_fu.errors import ArgumentError, DamagedHistory, HistoryError, UnlearningError
 from secure_fu.protocol import ReleasedModel
 from secure_fu.training import ClientHistory, ModelArchive
-
-RECORDS, DIMENSION = 21, 8
-
-
-def model(seed):
-    return np.random.default_rng(seed).normal(size=DIMENSION).astype(np.float32)
-
-
-def sample(seed, count=RECORDS):
-    return np.random.default_rng(100 + seed).random(count) < 0.5
-
-
-def history(folder=None, rounds=4, *, updates=False, **arguments):
-    made = ClientHistory(records=RECORDS, dimension=DIMENSION, folder=folder, **arguments)
-    for number in range(rounds):
-        if updates:
-            made.remember_update(number, model(number), model(50 + number).astype(np.float64))
-        else:
-            made.remember_sample(number, model(number), sample(number))
-    return made
-
-
-def content(of):
-    """All that a history says."""
-    return [
-        (entry.round_number, of.archive.get(entry.digest).tolist(), as_list(entry.sampled), as_list(entry.update))
-        for entry in of
-    ]
-
-
-def as_list(values):
-    return None if values is None else values.tolist()
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -122,15 +91,6 @@ def test_files_are_for_their_owner_alone_and_nothing_is_shown(tmp_path):
         assert "True" not in shown
 
 
-def test_clients_of_a_simulation_keep_each_model_once(tmp_path):
-    shared = ModelArchive(tmp_path / "models", dimension=DIMENSION)
-    clients = [history(tmp_path / f"client-{i}", archive=shared) for i in range(5)]
-    assert len(shared) == len(list((tmp_path / "models").iterdir())) == 4
-    assert [path.name for path in (tmp_path / "client-0").iterdir() if path.is_dir()] == []
-    for of in clients:
-        of.check()
-
-
 def test_memory_does_not_grow_with_the_data_on_disk(tmp_path):
     """What stays in memory for a round is a path, a number and a digest."""
     of = history(tmp_path, updates=True)
@@ -202,21 +162,6 @@ def test_another_rounds_file_is_no_substitute(tmp_path):
         history(tmp_path, rounds=0)
 
 
-def test_a_damaged_missing_or_foreign_model_is_found(tmp_path):
-    of = history(tmp_path)
-    digest = ReleasedModel.public(model(1)).digest
-    path = tmp_path / "models" / f"{digest.hex()}.safetensors"
-    whole = path.read_bytes()
-    other = (tmp_path / "models" / f"{ReleasedModel.public(model(2)).digest.hex()}.safetensors").read_bytes()
-    for broken in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b"", other):
-        path.write_bytes(broken)
-        with pytest.raises(HistoryError, match=digest.hex()):
-            of.check()
-    path.unlink()
-    with pytest.raises(HistoryError, match="missing"):
-        of.check()
-
-
 def test_a_history_that_does_not_fit_is_refused(tmp_path):
     history(tmp_path)
     with pytest.raises(HistoryError, match=r"does not fit the model.*8 parameters.*expected 9"):
@@ -237,12 +182,6 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     assert isinstance(caught.value, UnlearningError)
 
 
-def test_a_model_that_was_never_there(tmp_path):
-    for archive in (ModelArchive(dimension=DIMENSION), ModelArchive(tmp_path, dimension=DIMENSION)):
-        with pytest.raises(HistoryError, match="00000000"):
-            archive.get(bytes(32))
-
-
 # Deletion
 
 
@@ -256,20 +195,6 @@ def test_going_back_destroys_what_came_after(folder):
     of.remember_sample(7, model(7), sample(7))
     assert [entry.round_number for entry in of] == [0, 1, 7]
     of.check()
-
-
-def test_a_shared_archive_keeps_what_it_is_told(tmp_path):
-    for shared in (ModelArchive(dimension=DIMENSION), ModelArchive(tmp_path, dimension=DIMENSION)):
-        one, other = history(archive=shared), history(archive=shared)
-        one.forget_after(0)
-        assert len(shared) == 4
-        shared.keep_only(one.digests | other.digests)
-        assert len(shared) == 4
-        other.forget_after(1)
-        shared.keep_only(one.digests | other.digests)
-        assert len(shared) == 2
-        one.check()
-        other.check()
 
 
 def test_erased_records_leave_no_bit(folder):

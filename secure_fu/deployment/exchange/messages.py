@@ -33,6 +33,7 @@ from secure_fu.deletion.requests import SignedRequest, decode_request
 from secure_fu.deletion.wiping import MAX_SETTINGS_BYTES, WipeStatement, order_digest, wipe_commitment
 from secure_fu.errors import ArgumentError
 from secure_fu.protocol.header import canonical_settings, parse_settings
+from secure_fu.protocol.messages import Digest, Name, Signature
 from secure_fu.unlearning import UnlearningMethod, method_from_settings, settings_of
 
 __all__ = [
@@ -62,9 +63,6 @@ _MAX_REQUEST: Final = 1 << 26
 _MAX_REQUESTS: Final = 100_000
 _LENGTH_BYTES: Final = 4  # of a blob on the wire
 
-Signature = Annotated[bytes, Fixed(64)]
-Digest = Annotated[bytes, Fixed(32)]
-Name = Annotated[str, Text(64)]
 RunId = Annotated[bytes, Fixed(16)]
 WindowId = Annotated[bytes, Fixed(16)]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, Generic, TypeVar
 
 from secure_fu.deployment.exchange.messages import Kind, Outcome, PartyAnswer
 from secure_fu.deployment.logs import cleaned, event
@@ -21,12 +21,14 @@ from secure_fu.errors import (
 )
 from secure_fu.protocol import CommitteeServer, KeyHolderServer, ReleasedSum, RoundDriver
 from secure_fu.protocol.opening import Opening
+from secure_fu.protocol.server import RoundServer
 from secure_fu.protocol.sums import SumRequest
 
 __all__ = ["Patience", "RemoteCommittee", "RemoteKeyHolder", "RemoteSums"]
 
 _LOGGER = logging.getLogger("secure_fu")
 _T = TypeVar("_T")
+_ServerT = TypeVar("_ServerT", bound=RoundServer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,30 @@ class Patience:
             raise ArgumentError("pause", self.pause, "at least 0")
 
 
-class RemoteCommittee:
+class _RemoteOpening(Generic[_ServerT]):
+    """A server here, and elsewhere those who open its sums.
+
+    Args:
+        server: of the round.
+        hosts: where those who open are.
+        patience: how long to wait.
+    """
+
+    def __init__(self, server: _ServerT, hosts: Hosts, patience: Patience) -> None:
+        self.server: Final[_ServerT] = server
+        self._hosts = hosts
+        self._patience = patience
+
+    def _attempts(self, most: int) -> Iterator[None]:
+        """At most so many; before each but the first a pause, and a new look at who is there."""
+        for attempt in range(most):
+            if attempt:
+                time.sleep(self._patience.pause)
+                self._hosts.survey()
+            yield
+
+
+class RemoteCommittee(_RemoteOpening[CommitteeServer]):
     """A committee opens. Its members write vote and answer down before they vote, so that both can be asked for again.
 
     Args:
@@ -72,23 +97,13 @@ class RemoteCommittee:
         patience: how long to wait.
     """
 
-    def __init__(self, server: CommitteeServer, hosts: Hosts, patience: Patience) -> None:
-        self._server = server
-        self._hosts = hosts
-        self._patience = patience
-
-    @property
-    def server(self) -> CommitteeServer:
-        """The server."""
-        return self._server
-
     def invite(self, announcement: bytes) -> bytes:
         """See :class:`~secure_fu.protocol.opening.Opening`."""
-        return self._server.invite()
+        return self.server.invite()
 
     def open(self) -> ReleasedSum:
         """See :class:`~secure_fu.protocol.opening.Opening`."""
-        server, policy = self._server, self._hosts.policy
+        server, policy = self.server, self._hosts.policy
         server.close()
         voted = self._gather(
             Kind.BALLOT, policy.committee, server.ballot, least=policy.terms.quorum, receive=server.receive_vote
@@ -109,10 +124,7 @@ class RemoteCommittee:
         """Ask members, and again those that were silent, until at least so many have answered; who has."""
         got: list[str] = []
         heard: set[str] = set()
-        for attempt in range(self._patience.attempts):
-            if attempt:
-                time.sleep(self._patience.pause)
-                self._hosts.survey()
+        for _ in self._attempts(self._patience.attempts):
             waiting = [name for name in members if name not in heard]
             for answer in self._hosts.ask(kind, waiting, body, timeout=self._patience.opening):
                 heard.add(answer.party)
@@ -123,7 +135,7 @@ class RemoteCommittee:
         return got
 
 
-class RemoteKeyHolder:
+class RemoteKeyHolder(_RemoteOpening[KeyHolderServer]):
     """One key-holder opens.
 
     Edge cases:
@@ -135,37 +147,24 @@ class RemoteKeyHolder:
         patience: how long to wait.
     """
 
-    def __init__(self, server: KeyHolderServer, hosts: Hosts, patience: Patience) -> None:
-        self._server = server
-        self._hosts = hosts
-        self._patience = patience
-
-    @property
-    def server(self) -> KeyHolderServer:
-        """The server."""
-        return self._server
-
     def invite(self, announcement: bytes) -> bytes:
         """See :class:`~secure_fu.protocol.opening.Opening`."""
-        invitation = self._ask(Kind.ISSUE_KEY, announcement, self._server.invite, attempts=1)
+        invitation = self._ask(Kind.ISSUE_KEY, announcement, self.server.invite, attempts=1)
         if invitation is None:
             raise PartiesAway("the key-holder issued no key for the round")
         return invitation
 
     def open(self) -> ReleasedSum:
         """See :class:`~secure_fu.protocol.opening.Opening`."""
-        request = self._server.close()
-        released = self._ask(Kind.OPEN, request, self._server.release, attempts=self._patience.attempts)
+        request = self.server.close()
+        released = self._ask(Kind.OPEN, request, self.server.release, attempts=self._patience.attempts)
         if released is None:
             raise RoundAborted("the key-holder did not open the round, which stays charged")
         return released
 
     def _ask(self, kind: Kind, body: bytes, take: Callable[[bytes], _T], *, attempts: int) -> _T | None:
         """What becomes of the key-holder's answer; None where none comes that can be used."""
-        for attempt in range(attempts):
-            if attempt:
-                time.sleep(self._patience.pause)
-                self._hosts.survey()
+        for _ in self._attempts(attempts):
             taken: list[_T] = []
             for answer in self._hosts.ask(kind, self._hosts.policy.committee, body, timeout=self._patience.opening):
                 _taken(answer, kind, lambda message, taken=taken: taken.append(take(message)))  # type: ignore[misc]
