@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -398,8 +399,9 @@ def _spare(branch: Path, folder: Path) -> None:
     """After a kill within :func:`_moved`: a second name of what is still in its place goes without what it names."""
     for old in branch.glob(f".*{_OLD}"):
         place = folder / old.name.removeprefix(".").removesuffix(_OLD)
-        if place.exists() and place.samefile(old):
-            old.unlink()
+        with suppress(FileNotFoundError):  # either may not be there, or go by itself meanwhile
+            if place.samefile(old):
+                old.unlink()
 
 
 def _content(metadata: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:

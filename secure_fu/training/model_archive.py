@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -159,10 +159,12 @@ def make_folder(folder: Path) -> None:
 
 
 def destroy_folder(folder: Path) -> None:
-    """And the files in it."""
-    for path in folder.iterdir():
-        destroy_file(path)
-    folder.rmdir()
+    """And the files in it. Some may go by themselves meanwhile, as a branch does that nobody refers to."""
+    with suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with suppress(FileNotFoundError):
+                destroy_file(path)
+        folder.rmdir()
 
 
 @contextmanager

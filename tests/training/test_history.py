@@ -279,6 +279,32 @@ def test_a_branch_cut_off_by_a_kill_is_gone_after_the_restart(tmp_path):
     del branch
 
 
+@pytest.mark.parametrize("call", range(6))
+def test_a_branch_may_go_by_itself_while_a_restart_destroys_it(tmp_path, monkeypatch, call):
+    """The last reference to it goes at any time: between two calls of the history that is opened in its place."""
+    of = history(tmp_path)
+    branches = [changed(of.branch())]
+    calls = []
+
+    def later(real):
+        def step(path, *arguments):
+            if path.parent.name.startswith("branch-") or path.name.startswith("branch-"):
+                calls.append(path)
+                if len(calls) == call + 1:
+                    branches.clear()
+                    gc.collect()
+            return real(path, *arguments)
+
+        return step
+
+    for name in ("iterdir", "replace", "unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, later(getattr(Path, name)))
+    again = history(tmp_path, rounds=0)
+    assert not branches
+    assert content(again) == content(of)
+    assert not any(path.name.startswith((".", "branch-")) for path in tmp_path.iterdir())
+
+
 class Died(BaseException):
     """The process, at a call."""
 
