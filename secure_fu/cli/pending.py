@@ -9,7 +9,8 @@ With `--json` it prints one object::
 REQUEST: `request_id`, `signer`, `scope` (client, group, records, class), `client` (null: every client), `units`,
 `submitted`, `deadline`, `disclose`, `state` (accepted, executing, executed, certified, refused), `received`, `flag`
 (null, "at risk" or "overdue"), `window`. RISK: `request_id`, `deadline`, `overdue`, `why`. WINDOW: `window_id`,
-`opened`, `state` (executing, executed, certified, refused), `since`, `requests`, `hidden_units`, `certificate`, `note`.
+`opened`, `state` (executing, executed, certified, refused, given up), `since`, `requests`, `hidden_units`,
+`certificate`, `note`.
 With `--request` it is REQUEST with `history`, a list of `state`, `at`, `why`, and the schema's name.
 """
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from secure_fu.deletion import Entry, RequestQueue, Window
 
-__all__ = ["pending"]
+__all__ = ["given_up_line", "pending"]
 
 _SCHEMA: Final = "secure-fu/pending/1"
 _SHOWN: Final = 50
@@ -62,7 +63,7 @@ def pending(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show which deletion requests wait, when the next window is due, and which deadlines are in danger."""
-    from secure_fu.deletion import Reading, State, WindowState, forecast, last_due, next_due
+    from secure_fu.deletion import Reading, State, forecast, last_due, next_due
 
     if request is not None:
         with server_queue(directory, read_only=True) as queue:
@@ -76,8 +77,9 @@ def pending(
         states = Counter(entry.state.value for entry in every)
         done = (State.CERTIFIED, State.REFUSED)
         shown = every if all_ else [entry for entry in every if entry.state not in done]
-        wanted = tuple(WindowState) if all_ else (WindowState.EXECUTING, WindowState.EXECUTED)
-        windows = [] if there is None else there.windows(*wanted)
+        windows = [] if there is None else there.windows()
+        if not all_:
+            windows = _of_interest(windows)
         due = last_due(policy, reading.at)
         open_now = due is not None and not (there is not None and there.handled(due))
         skip = None if there is None else there.newest_skip()
@@ -169,7 +171,34 @@ def _table(entries: Sequence[Entry], now: int) -> Table:
     return table
 
 
+def _of_interest(windows: Sequence[Window]) -> list[Window]:
+    """Those that are under way, and those given up that no executed one came after."""
+    from secure_fu.deletion import WindowState
+
+    done = (WindowState.EXECUTED, WindowState.CERTIFIED)
+    last = max((window.opened for window in windows if window.state in done), default=-1)
+    return [
+        window
+        for window in windows
+        if window.state in (WindowState.EXECUTING, WindowState.EXECUTED)
+        or (window.state is WindowState.GIVEN_UP and window.opened > last)
+    ]
+
+
+def given_up_line(window: Window) -> str:
+    """What a window that was given up means, and what can be done."""
+    return (
+        f"GIVEN UP: window {window.window_id.hex()[:8]}, due {show_time(window.opened)}: {window.note}. The rounds "
+        "that it had stay charged, its requests wait again, and a later window that the budget holds executes them. If "
+        "it holds none, retrain outside of this federation, or found another whose clients know that both are spent."
+    )
+
+
 def _window_line(window: Window) -> str:
+    from secure_fu.deletion import WindowState
+
+    if window.state is WindowState.GIVEN_UP:
+        return given_up_line(window)
     note = f": {window.note}" if window.note else ""
     return (
         f"Window {window.window_id.hex()[:8]}, due {show_time(window.opened)}, {window.requests} requests: "

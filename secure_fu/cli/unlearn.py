@@ -28,6 +28,7 @@ from secure_fu.cli.deletions import (
     show_time,
     window_fields,
 )
+from secure_fu.cli.pending import given_up_line
 from secure_fu.errors import SecureFUError
 from secure_fu.file_names import ROSTER
 
@@ -64,8 +65,8 @@ def unlearn(
 ) -> None:
     """Go on with windows that were begun, run the one that is due, and certify what was executed.
 
-    Exit codes: 0 also where nothing was due; 1 where a window could not go on, or was not opened though requests wait,
-    or the clock is not believed. The same command goes on from there, also after a kill.
+    Exit codes: 0 also where nothing was due; 1 where a window could not go on, was given up for the budget, or was not
+    opened though requests wait, or the clock is not believed. The same command goes on from there, also after a kill.
     """
     from secure_fu.deployment.server import read_node_sockets
 
@@ -83,7 +84,7 @@ def unlearn(
                     _tell(report, json_=json_, watch=watch, said=said)
                     said = report.skipped
                 if not watch:
-                    raise typer.Exit(FAILED if report is None or report.held or report.unserved else 0)
+                    raise typer.Exit(FAILED if report is None or _failed(report) else 0)
                 now = False
                 left = _LONGEST_SLEEP if report is None else report.next_due - time.time()
                 time.sleep(min(max(left, 1.0), _LONGEST_SLEEP))
@@ -108,6 +109,13 @@ def _run(directory: Path, queue: RequestQueue, *, at_once: bool, watch: bool) ->
         return None
 
 
+def _failed(report: RunReport) -> bool:
+    from secure_fu.deletion import WindowState
+
+    given_up = any(window.state is WindowState.GIVEN_UP for window in report.windows)
+    return bool(report.held or report.unserved or given_up)
+
+
 def _tell(report: RunReport, *, json_: bool, watch: bool, said: str) -> None:
     """Tell what a run did; that nothing was executed not twice in the same words, `said` the time before."""
     if json_:
@@ -122,8 +130,13 @@ def _tell(report: RunReport, *, json_: bool, watch: bool, said: str) -> None:
         }
         print_json(fields, indent=None if watch else 2)
         return
+    from secure_fu.deletion import WindowState
+
     lines = []
     for window in report.windows:
+        if window.state is WindowState.GIVEN_UP:
+            lines.append(given_up_line(window))
+            continue
         certificate = f", certificate {window.certificate}" if window.certificate else ""
         what = f"{window.requests} requests" if window.requests else "cover only"
         note = f": {window.note}" if window.note else ""

@@ -5,7 +5,14 @@ What exactly is to be forgotten is identified by each client on its own records.
 
 from __future__ import annotations
 
-from secure_fu.deletion.execution import BatchRefused, DeletionExecutor, Execution, pack_execution, unpack_execution
+from secure_fu.deletion.execution import (
+    BatchRefused,
+    DeletionExecutor,
+    Execution,
+    WindowGivenUp,
+    pack_execution,
+    unpack_execution,
+)
 from secure_fu.deletion.policy import DeletionPolicy, read_deletion_policy, write_deletion_policy
 from secure_fu.deletion.queue import (
     Change,
@@ -81,6 +88,7 @@ __all__ = [
     "Submission",
     "TooManyWaiting",
     "Window",
+    "WindowGivenUp",
     "WindowPlan",
     "WindowState",
     "check_request",

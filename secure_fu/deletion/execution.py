@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from secure_fu.deletion.requests import SignedBatch
 from secure_fu.errors import ArgumentError, RecordError, UnlearningError
 
-__all__ = ["BatchRefused", "DeletionExecutor", "Execution", "pack_execution", "unpack_execution"]
+__all__ = ["BatchRefused", "DeletionExecutor", "Execution", "WindowGivenUp", "pack_execution", "unpack_execution"]
 
 _ID_BYTES: Final = 16
 _HASH_DIGITS: Final = 64
@@ -32,6 +32,13 @@ class BatchRefused(UnlearningError):
             raise ArgumentError("requests", (), "at least one request at fault")
         super().__init__(why)
         self.requests = requests
+
+
+class WindowGivenUp(UnlearningError):
+    """A window that was begun can never be executed, and its executor will never go on with it.
+
+    Rounds may have been released for it: they stay charged. The service lets its requests wait for another window.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +154,7 @@ class DeletionExecutor(Protocol):
 
         Raises:
             BatchRefused: some of its requests can never be executed, and nothing was released for the batch.
+            WindowGivenUp: the window was not executed and never will be; said again whenever it is asked for.
             SecureFUError: it cannot be executed now; what was done so far is kept, and the same call goes on from it.
         """
 

@@ -18,6 +18,8 @@ Edge cases
     A window that the budget does not hold, or the method cannot serve, is not begun: its requests wait, nothing is
     charged, and every later call tries it again. One for cover alone is left out already where it would take what a
     deletion that somebody asks for will need.
+    A window that was begun and that its executor can never execute, for the budget ended on the way, is given up: its
+    requests wait for a later window, which has an id and an order of its own. Its own due time is over.
     Windows that were due while no service ran are not made up for, one by one: the latest is run, at once, with all
     that waited then. What a window's clients have not confirmed is asked for again, until the next window is due; then
     the certificate names who is missing.
@@ -34,7 +36,7 @@ from types import TracebackType
 from typing import Self
 
 from secure_fu.crypto import Roster
-from secure_fu.deletion.execution import BatchRefused, DeletionExecutor, Execution
+from secure_fu.deletion.execution import BatchRefused, DeletionExecutor, Execution, WindowGivenUp
 from secure_fu.deletion.policy import DeletionPolicy
 from secure_fu.deletion.queue import (
     Entry,
@@ -228,6 +230,10 @@ class DeletionService:
             execution = self._ask(batch)
         except BatchRefused as error:
             self._queue.give_back(window.window_id, error.requests, str(error), self._now())
+            return False
+        except WindowGivenUp as error:
+            _log.warning("window %s is given up, and its requests wait: %s", window.window_id.hex(), error)
+            self._queue.give_back(window.window_id, (), str(error), self._now(), ended=WindowState.GIVEN_UP)
             return False
         except (SecureFUError, OSError) as error:
             self._note(window, error)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from secure_fu.discrete_gaussian.sampler import MAX_SIGMA_SQUARED, RandomStream, sample_discrete_gaussian, tail_bound
+from secure_fu.discrete_gaussian.sampler import (
+    MAX_SIGMA_SQUARED,
+    RandomStream,
+    fresh_words,
+    sample_discrete_gaussian,
+    tail_bound,
+)
 
-__all__ = ["MAX_SIGMA_SQUARED", "RandomStream", "sample_discrete_gaussian", "tail_bound"]
+__all__ = ["MAX_SIGMA_SQUARED", "RandomStream", "fresh_words", "sample_discrete_gaussian", "tail_bound"]

@@ -21,7 +21,7 @@ from secure_fu.discrete_gaussian._exponential import uniform_below_scaled_expone
 from secure_fu.discrete_gaussian._paving import SLOT_BITS, Paving, pave
 from secure_fu.errors import ArgumentError
 
-__all__ = ["MAX_SIGMA_SQUARED", "RandomStream", "sample_discrete_gaussian", "tail_bound"]
+__all__ = ["MAX_SIGMA_SQUARED", "RandomStream", "fresh_words", "sample_discrete_gaussian", "tail_bound"]
 
 MAX_SIGMA_SQUARED: Final = 2**80
 """Largest sigma**2 that the sampler accepts: sigma = 2**40."""
@@ -41,6 +41,19 @@ class RandomStream(Protocol):
         ...
 
 
+def fresh_words(stream: RandomStream, count: int) -> NDArray[np.uint64]:
+    """The next words of a stream as kernels take them: they check neither how many there are nor of what type.
+
+    Raises:
+        ArgumentError: the stream gave something else than `count` words.
+    """
+    words = stream.words(count)
+    if words.dtype != np.uint64 or words.shape != (count,):
+        given = f"one that gives {words.dtype} of shape {words.shape}"
+        raise ArgumentError("stream", given, f"one that gives uint64 of shape ({count},)")
+    return read_only(words)
+
+
 def sample_discrete_gaussian(sigma_squared: Fraction, size: int, *, stream: RandomStream) -> NDArray[np.int64]:
     """Draws independent samples of N_Z(0, sigma_squared).
 
@@ -53,7 +66,8 @@ def sample_discrete_gaussian(sigma_squared: Fraction, size: int, *, stream: Rand
         Shape (size,), int64.
 
     Raises:
-        ArgumentError: `sigma_squared` is not a rational number in its range, or `size` is negative.
+        ArgumentError: `sigma_squared` is not a rational number in its range, `size` is negative, or the stream does not
+            give words as it should.
 
     Formal Guarantees:
         If the stream's words are independent and uniform, the samples are independent and each has exactly the law
@@ -141,7 +155,7 @@ def _checked_sigma_squared(sigma_squared: object) -> Fraction:
 
 def _propose(paving: Paving, count: int, stream: RandomStream) -> NDArray[np.int64]:
     """Judges `count` proposals; returns those accepted, in order, int64."""
-    words = read_only(stream.words(count))
+    words = fresh_words(stream, count)
     magnitudes = np.empty(count, dtype=np.int64)
     accepted = np.empty(count, dtype=np.bool_)
     undecided = np.empty(count, dtype=np.int64)
@@ -157,7 +171,7 @@ def _propose(paving: Paving, count: int, stream: RandomStream) -> NDArray[np.int
             undecided,
         )
     ]
-    heights = stream.words(len(undecided))
+    heights = fresh_words(stream, len(undecided))
     slots = (words[undecided] & _SLOT_MASK).astype(np.int64)
     in_tail = slots == paving.tail_slot
     tail_points, tail_heights = undecided[in_tail], heights[in_tail]

@@ -8,7 +8,9 @@ and never will.
 
 Branches: a simulation trains once and then tries several ways of unlearning side by side. Each is a branch that
 inherits what its ancestors spent. They are counterfactuals: the figures of one branch assume that the others are not
-published; publishing several adds.
+published; publishing several adds. Where nothing is ever tried out, because other people's parties take part in each
+branch, the ledger is opened with ``trials=False``: then no round is admitted either that could take a client beyond the
+budget by the rounds of all branches together, as the clients' own records reckon.
 
 Edge cases: a client that joins late has spent nothing before. A deletion must never be blocked by an exhausted
 budget: that is what ``Budget.deletion_reserve`` is for; if even that is used up, what remains is publishing a
@@ -42,6 +44,7 @@ from secure_fu.privacy.units import Unit
 __all__ = ["EventStatus", "LedgerEvent", "PrivacyLedger", "Reservation"]
 
 _NO_ROUND = -1
+_ALL = "all branches"
 
 
 def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:
@@ -53,14 +56,21 @@ def _names(argument: str, names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def _dearer(charges: Mapping[Subject, GaussianSumEvent | None]) -> dict[Subject, GaussianSumEvent | None]:
+    """A round's charge for who is not known to be forgotten or retained."""
+    known = [charge for charge in charges.values() if charge is not None]
+    return {Subject.RETAINED: max(known, key=lambda one: one.sampling_rate, default=None)}
+
+
 class PrivacyLedger:
     """The single source of truth about privacy spent; one process at a time, one thread.
 
     Make one with :meth:`create` or :meth:`open`, use it as a context manager or :meth:`close` it.
     """
 
-    def __init__(self, file: LedgerFile) -> None:
+    def __init__(self, file: LedgerFile, *, trials: bool = True) -> None:
         self._file = file
+        self._everything = None if trials else Spending()
         self._budget = file.budget()
         self._parents: dict[str, str | None] = {}
         for name, parent in file.branches().items():
@@ -89,9 +99,11 @@ class PrivacyLedger:
         return cls(LedgerFile.create(path, budget))
 
     @classmethod
-    def open(cls, path: Path, *, read_only: bool = False) -> PrivacyLedger:
+    def open(cls, path: Path, *, read_only: bool = False, trials: bool = True) -> PrivacyLedger:
         """Open an existing ledger; ``read_only`` for one that nobody is writing, as in a finished run.
 
+        With ``trials=False`` each round is also held against what all branches together have charged, at the dearer of
+        each round's charges: a branch that was given up counts in all that comes later, for what it released is known.
         Rounds that were reserved and never settled are charged to their whole cohorts; see :meth:`pending`.
 
         Raises:
@@ -99,7 +111,7 @@ class PrivacyLedger:
         """
         file = LedgerFile.open(path, read_only=read_only)
         try:
-            return cls(file)
+            return cls(file, trials=trials)
         except BaseException:
             file.close()
             raise
@@ -225,6 +237,16 @@ class PrivacyLedger:
             charges=charges,
             cohort=members,
         )
+        if self._everything is not None:
+            check_round(
+                self._budget,
+                self._everything,
+                lineages={_ALL: (_ALL,)},
+                round_name=f"round {round_number} of branch {branch!r}",
+                phase=phase,
+                charges=_dearer(charges),
+                cohort=members,
+            )
         event = LedgerEvent(
             event_id=self._newest + 1,
             branch=branch,
@@ -298,6 +320,9 @@ class PrivacyLedger:
         self._spending.add(
             branch=event.branch, phase=event.phase, charges=event.charges, clients=clients, rounds=rounds
         )
+        if self._everything is not None:
+            own = _dearer(event.charges)
+            self._everything.add(branch=_ALL, phase=event.phase, charges=own, clients=clients, rounds=rounds)
 
     # Questions
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secure_fu.compiled import read_only
-from secure_fu.discrete_gaussian import RandomStream, tail_bound
+from secure_fu.discrete_gaussian import RandomStream, fresh_words, tail_bound
 from secure_fu.errors import ArgumentError
 from secure_fu.privacy._checks import positive_integer
 from secure_fu.privacy._hadamard import rotate, rotate_back, transform_length
@@ -274,7 +274,7 @@ class RotatedGrid:
 
         Raises:
             ArgumentError: the shape is not (d,), a coordinate is NaN or infinite, the norm is above C by more than
-                rounding explains, or the seed has not 32 bytes.
+                rounding explains, the seed has not 32 bytes, or the stream does not give d words.
         """
         vector = np.asarray(vector, dtype=np.float64)
         self._check_shape("vector", vector.shape)
@@ -311,7 +311,7 @@ class RotatedGrid:
         limit = self.squared_norm_limit  # below 2**53 - 2**51, where the squared norms are exact
         rounded = np.empty(scaled.size, dtype=np.int64)
         for _ in range(_MOST_DRAWINGS):
-            if round_at_random(scaled, read_only(stream.words(scaled.size)), rounded) <= limit:
+            if round_at_random(scaled, fresh_words(stream, scaled.size), rounded) <= limit:
                 return rounded
         never = np.full(scaled.size, _NEVER, dtype=np.uint64)
         if not round_at_random(scaled, read_only(never), rounded) <= limit:

@@ -93,7 +93,7 @@ def installed(name: str) -> type[UnlearningMethod]:
         raise ConfigError(_ASKED, name, f"one package that brings it, not several: {_origins(found)}")
     try:
         kind = found[0].load()
-    except Exception as error:
+    except Exception as error:  # a module of others may raise anything while it is imported
         expected = f"a method that can be loaded from {_origins(found)} ({type(error).__name__}: {error})"
         raise ConfigError(_ASKED, name, expected) from error
     try:
@@ -120,7 +120,11 @@ def _check_kind(kind: object, name: str) -> None:
     if not isinstance(title, str) or not title:
         raise ArgumentError("title", title, "a few words for reports")
     _setting_types(kind)
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]  # it was seen to be one
+    _check_defaults(kind)
+
+
+def _check_defaults(kind: type) -> None:
+    for item in dataclasses.fields(kind):
         if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ArgumentError(item.name, None, "a default for every setting")
 
@@ -133,7 +137,7 @@ def _setting_types(kind: type) -> dict[str, type]:
     """
     try:
         types = typing.get_type_hints(kind)
-    except NameError as error:
+    except Exception as error:  # annotations that are text are evaluated here, and may be any expression
         raise ArgumentError("class", kind.__qualname__, f"types that its module has ({error})") from None
     found = {}
     for item in dataclasses.fields(kind):

@@ -15,10 +15,11 @@ from secure_fu.deletion import (
     BatchRefused,
     RequestQueue,
     State,
+    WindowGivenUp,
     WindowState,
 )
 from secure_fu.deletion.times import time_text
-from secure_fu.errors import BudgetExceededError, RecordError
+from secure_fu.errors import BudgetExceededError, RecordError, UnlearningError
 
 
 @pytest.fixture
@@ -263,6 +264,33 @@ def test_a_request_that_clients_refuse_does_not_hold_up_the_others(world):
     assert (window.state, window.requests, window.opened) == (WindowState.CERTIFIED, 2, DUE)
     assert world.history(bad)[-1] == "refused"
     assert world.history(requests[0]) == ["received", "accepted", "scheduled", "executing", "accepted", *WHOLE_LIFE[2:]]
+
+
+def test_a_window_that_is_given_up_loses_no_request_and_holds_up_no_later_one(world):
+    requests = [signed(), signed("birch")]
+    world.ask(*requests)
+    world.executor = RecordingExecutor(
+        world.folder, trouble=[UnlearningError("nobody answers"), WindowGivenUp("the budget ended")]
+    )
+    with pytest.raises(UnlearningError, match="nobody answers"):
+        world.run()
+    world.ask(signed("cedar"), at=LATER)
+    (given_up,) = world.run(LATER + 1).windows
+    assert (given_up.state, given_up.note) == (WindowState.GIVEN_UP, "the budget ended")
+    # Its due time is over: the same requests with the same time would be the same window.
+    for at in (LATER + 2, LATER + 3):
+        assert world.run(at).windows == ()
+    assert world.executor.executed() == []
+    entries, _ = world.look()
+    assert {(entry.state.value, entry.window) for entry in entries.values()} == {("accepted", None)}
+    (window,) = world.run(LATER + DAY).windows
+    assert (window.state, window.requests, window.opened) == (WindowState.CERTIFIED, 3, DUE + DAY)
+    assert window.window_id != given_up.window_id
+    assert world.history(requests[0]) == ["received", "accepted", "scheduled", "executing", "accepted", *WHOLE_LIFE[2:]]
+    with RequestQueue(world.path, read_only=True) as queue:
+        why = [change.why for change in queue.history(requests[0].request_id)][4]
+    assert why == f"window {given_up.window_id.hex()} was given up: the budget ended"
+    assert [one.state for one in world.look()[1]] == [WindowState.GIVEN_UP, WindowState.CERTIFIED]
 
 
 def test_a_batch_that_shrinks_below_the_minimum_waits(world):

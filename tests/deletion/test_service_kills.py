@@ -6,10 +6,10 @@ import os
 import signal
 
 import pytest
-from queue_cast import Killed, identities, signed
-from service_cast import LATER, WHOLE_LIFE, World
+from queue_cast import DAY, Killed, identities, signed
+from service_cast import DUE, LATER, WHOLE_LIFE, World
 
-from secure_fu.deletion import RequestQueue, State, WindowState
+from secure_fu.deletion import RequestQueue, State, WindowGivenUp, WindowState
 from secure_fu.deletion.queue.file import QueueFile
 
 
@@ -129,6 +129,39 @@ def test_killed_at_every_step(tmp_path):
         if ended:
             break
     assert lives > 60
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
+def test_killed_at_every_step_of_giving_up(tmp_path):
+    """The first window is given up, whenever it is asked for; its requests are in one that is executed, once."""
+    requests = [signed(), signed("birch")]
+    gave_up_before = set()
+    for steps in range(10_000):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        world = World(folder)
+        world.ask(*requests)
+        executes = world.executor.execute
+
+        def execute(batch, executes=executes):
+            if batch.opened == DUE:
+                raise WindowGivenUp("the budget ended")
+            return executes(batch)
+
+        world.executor.execute = execute
+        ended = live(world, Life(steps), LATER)
+        check_nothing_lost_or_twice(world, requests)
+        gave_up_before.add(tuple(window.state for window in world.look()[1]))
+        assert live(world, Life(10**9), LATER + 1)
+        executed, windows = check_nothing_lost_or_twice(world, requests)
+        assert (executed, [window.state for window in windows]) == ([], [WindowState.GIVEN_UP])
+        assert live(world, Life(10**9), LATER + DAY)
+        executed, windows = check_nothing_lost_or_twice(world, requests)
+        assert len(executed) == 2
+        assert [window.state for window in windows] == [WindowState.GIVEN_UP, WindowState.CERTIFIED]
+        if ended:
+            break
+    assert gave_up_before == {(), (WindowState.EXECUTING,), (WindowState.GIVEN_UP,)}
 
 
 def test_killed_again_and_again(tmp_path):

@@ -42,6 +42,13 @@ class Echo:
         return request[::-1]
 
 
+def ended():
+    """What serves until then ends at once, where it should have refused."""
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
 @contextlib.contextmanager
 def serving(path, handler, **arguments):
     stop = threading.Event()
@@ -125,7 +132,7 @@ def test_the_socket_is_private_from_its_first_moment(path, handler, monkeypatch,
     try:
         monkeypatch.setattr(node_socket, "_only", lambda _: contextlib.nullcontext())
         with pytest.raises(ArgumentError, match=f"a socket of mode {mode:o}"):
-            serve(handler, path, stop=threading.Event(), group=group)
+            serve(handler, path, stop=ended(), group=group)
     finally:
         real(before)
 
@@ -136,7 +143,7 @@ def test_a_folder_that_others_can_write_is_refused(tmp_path, handler, mode):
     folder.mkdir()
     folder.chmod(mode)
     with pytest.raises(ArgumentError, match=rf"nobody else can write; it has mode {mode:o}"):
-        serve(handler, folder / "s", stop=threading.Event())
+        serve(handler, folder / "s", stop=ended())
     assert list(folder.iterdir()) == []
     folder.chmod(0o750)
     with serving(folder / "s", handler):
@@ -149,7 +156,7 @@ def test_somebody_elses_folder_is_refused(tmp_path, handler):
     folder.mkdir()
     os.chown(folder, 65534, -1)
     with pytest.raises(ArgumentError, match="this user's or the superuser's"):
-        serve(handler, folder / "s", stop=threading.Event())
+        serve(handler, folder / "s", stop=ended())
 
 
 def test_a_link_in_the_sockets_place_is_not_followed(path, handler, monkeypatch):
@@ -167,10 +174,10 @@ def test_a_link_in_the_sockets_place_is_not_followed(path, handler, monkeypatch)
 
     monkeypatch.setattr(os, "chown", planted)
     with pytest.raises(ArgumentError, match="stays as it is made"):
-        serve(handler, path, stop=threading.Event(), group=os.getgid())
+        serve(handler, path, stop=ended(), group=os.getgid())
     assert changed == [{"follow_symlinks": False}]
     assert stat.S_IMODE(secret.stat().st_mode) == 0o640
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == [secret]
 
 
 def test_whoever_finds_the_path_can_ask(path, handler, monkeypatch):
@@ -303,14 +310,20 @@ def test_stale_sockets_are_removed_and_other_files_are_not(path, handler):
         stale.bind(str(path))
     with serving(path, handler):
         assert ask(path, b"ab", 20.0) == b"ba"
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_text("something else")
+    with pytest.raises(ArgumentError, match="nothing but a stale socket"):
+        serve(handler, path, stop=ended())
+    assert hidden.read_text() == "something else"
+    hidden.unlink()
     path.write_text("something of somebody's")
     with pytest.raises(ArgumentError, match="nothing but a stale socket"):
-        serve(handler, path, stop=threading.Event())
+        serve(handler, path, stop=ended())
     assert path.read_text() == "something of somebody's"
-    with pytest.raises(ArgumentError, match="at most 100 bytes"):
-        serve(handler, path.parent / ("x" * 100), stop=threading.Event())
+    with pytest.raises(ArgumentError, match="at most 97 bytes"):
+        serve(handler, path.parent / ("x" * 100), stop=ended())
     with pytest.raises(ArgumentError, match="can be made"):
-        serve(handler, path.parent / "no" / "such", stop=threading.Event())
+        serve(handler, path.parent / "no" / "such", stop=ended())
 
 
 # The command

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from secure_fu.discrete_gaussian import sample_discrete_gaussian, tail_bound
+from secure_fu.discrete_gaussian import fresh_words, sample_discrete_gaussian, tail_bound
 from secure_fu.errors import ArgumentError
 
 # A right sampler fails a test once in ten million runs.
@@ -161,3 +161,32 @@ def test_tail_bound_of_huge_numbers():
 def test_tail_bound_checks_its_arguments(sigma_squared, size, log2_probability, named):
     with pytest.raises(ArgumentError, match=named):
         tail_bound(sigma_squared, size, log2_probability=log2_probability)
+
+
+class Careless:
+    """A stream that gives what no kernel may see: it would read beyond the end, or take a sign for the top bit."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def words(self, count):
+        return self.change(np.zeros(count, dtype=np.uint64))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda words: words[:-1],
+        lambda words: np.append(words, words),
+        lambda words: words[:, None],
+        lambda words: words.astype(np.int64),
+        lambda words: words.astype(np.float64),
+        lambda words: words.astype(">u8"),
+    ],
+    ids=["too few", "too many", "a matrix", "int64", "float64", "big-endian"],
+)
+def test_streams_that_give_something_else_are_refused(change, os_stream):
+    with pytest.raises(ArgumentError, match="stream is 'one that gives"):
+        sample_discrete_gaussian(Fraction(100), 10, stream=Careless(change))
+    words = fresh_words(os_stream, 7)
+    assert (words.dtype, words.shape, words.flags.writeable) == (np.uint64, (7,), False)

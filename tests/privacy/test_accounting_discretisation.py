@@ -62,10 +62,9 @@ def test_divergence_of_rounded_from_discrete_gaussian(ratio):
     assert total_variation(bound) >= float(apart)
 
 
-@pytest.mark.parametrize(("shares", "each"), [(2, 0.8), (3, 0.7), (4, 1.0)])
-def test_divergence_covers_sums_of_shares(shares, each):
-    """Shares so small that their sum visibly differs from one discrete Gaussian."""
-    ratio = max(2.0, each * math.sqrt(shares))
+@pytest.mark.parametrize(("shares", "ratio"), [(2, 2.0), (4, 2.0), (8, 2.0), (12, 2.0), (16, 2.0), (16, 2.2)])
+def test_divergence_covers_sums_of_shares(shares, ratio):
+    """From eight on each share is so small that their sum visibly differs from one discrete Gaussian."""
     variance = ratio**2 / shares
     with mpmath.workdps(60):
         reach = 16
@@ -75,6 +74,8 @@ def test_divergence_covers_sums_of_shares(shares, each):
         rounded = rounded_gaussian(mpmath.mpf(ratio) ** 2 - mpmath.mpf(1) / 12, shares * reach)
         exact = mpmath.fsum(r * mpmath.log(r / d) for r, d in zip(rounded, law, strict=True))
     assert float(exact) <= discretisation_divergence(event(ratio, shares=shares))
+    # What is charged for one discrete Gaussian alone would not do.
+    assert (float(exact) > discretisation_divergence(event(ratio))) is (shares >= 8)
 
 
 @pytest.mark.parametrize("ratio", [2, 4, 16])

@@ -196,6 +196,12 @@ def test_a_coordinate_is_rounded_away_from_zero_for_exactly_its_share_of_the_wor
         np.testing.assert_array_equal(integers, turned.astype(np.int64) * integer)
 
 
+def test_a_stream_that_gives_too_few_words_is_refused(monkeypatch, os_stream):
+    monkeypatch.setattr(os_stream, "words", lambda count: np.zeros(count - 1, dtype=np.uint64))
+    with pytest.raises(ArgumentError, match="stream is"):
+        make().encode(np.full(64, 0.5), seed=SEED, stream=os_stream)
+
+
 def test_too_long_drawings_are_thrown_away(scripted_stream):
     rotated = np.full(64, 0.5)
     grid = make(clip_norm=4.0)

@@ -82,6 +82,8 @@ def test_only_the_method_asked_for_is_loaded(site):
         ({"source": DECAY.replace("float = 0.5", "float | None = None")}, "bool, int, float or StrEnum"),
         ({"source": DECAY.replace("float = 0.5", "str = 'x'")}, "bool, int, float or StrEnum"),
         ({"source": DECAY.replace("float = 0.5", "'Unknown' = 1")}, "types that its module has"),
+        ({"source": DECAY.replace("float = 0.5", "'np.unknown' = 1")}, "types that its module has"),
+        ({"source": DECAY.replace("float = 0.5", "'int |' = 1")}, "types that its module has"),
         ({"source": DECAY.replace("float = 0.5", "float")}, "a default for every setting"),
         ({"source": DECAY.replace('= "Weight decay"', '= ""')}, "title is ''"),
         ({"source": "import no_such_module"}, "ModuleNotFoundError"),

@@ -370,7 +370,12 @@ def _weak(body: Mapping[str, Any]) -> list[str]:
     if any(body["confidentiality"][name]["value"] is None for name in ("phase", "pair", "who_asked")):
         found.append("A figure of confidentiality is unbounded: the deletion itself may show whom it forgot.")
     beside = accounts.rounds(part=Part.BESIDE)
-    if beside:
+    if beside and body["order"] is not None:
+        found.append(
+            f"{_count(beside, 'round')} ran in windows that were given up or begun anew. They were released: they add "
+            "to every epsilon here, but for that of forgetting where it counts everything."
+        )
+    elif beside:
         found.append(
             f"{_count(beside, 'round')} ran in branches that were tried out beside: publishing what came out adds to "
             "every epsilon here."

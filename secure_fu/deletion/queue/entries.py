@@ -66,6 +66,9 @@ class WindowState(Enum):
     EXECUTED = "executed"
     CERTIFIED = "certified"
     REFUSED = "refused"
+    """Ended before anything was released; its due time is open again."""
+    GIVEN_UP = "given up"
+    """Ended for good, and something may have been released for it; its requests wait for a later window."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)  # slots: thousands are made to list a queue

@@ -4,7 +4,7 @@ States of a request::
 
     received -> accepted -> scheduled -> executing -> executed -> certified
                     |  ^                     |
-                    |  +---------------------+   a window that was refused before anything was released gives it back
+                    |  +---------------------+   a window that was refused, or given up, gives it back
                     +-> refused
 
 Guarantee
@@ -387,23 +387,23 @@ class RequestQueue:
             self._file.write("UPDATE windows SET certificate = ?, note = '' WHERE id = ?", (certificate, window_id))
             self._move(window_id, WindowState.CERTIFIED, State.CERTIFIED, at, f"certificate {certificate}")
 
-    def give_back(self, window_id: bytes, refused: Iterable[bytes], why: str, at: int) -> None:
-        """End a window of which nothing was released: some of its requests are refused, the others wait again."""
-        window = window_id.hex()
+    def give_back(
+        self, window_id: bytes, refused: Iterable[bytes], why: str, at: int, *, ended: WindowState = WindowState.REFUSED
+    ) -> None:
+        """End a window that was not executed: some of its requests are refused, the others wait again."""
+        early = " before anything was released" if ended is WindowState.REFUSED else f": {why}"
         with self._file.together():
             before = self._window_state(window_id)
             if before is not WindowState.EXECUTING:
-                raise RecordError(f"window {window} is {before.value}; expected one that is being executed")
+                raise RecordError(f"window {window_id.hex()} is {before.value}; expected one that is being executed")
             named = set(refused)
             for (request_id,) in self._file.read("SELECT id FROM requests WHERE window = ?", (window_id,)):
                 state = State.REFUSED if request_id in named else State.ACCEPTED
-                reason = why if request_id in named else f"window {window} was given up before anything was released"
+                reason = why if request_id in named else f"window {window_id.hex()} was given up{early}"
                 self._file.write("UPDATE requests SET state = ?, window = NULL WHERE id = ?", (state.value, request_id))
                 self._note(request_id, state, at, reason)
-            self._file.write(
-                "UPDATE windows SET state = ?, at = ?, note = ? WHERE id = ?",
-                (WindowState.REFUSED.value, at, why, window_id),
-            )
+            row = (ended.value, at, why, window_id)
+            self._file.write("UPDATE windows SET state = ?, at = ?, note = ? WHERE id = ?", row)
 
     def refuse(self, request_id: bytes, why: str, at: int) -> None:
         """Refuse a request that waits."""

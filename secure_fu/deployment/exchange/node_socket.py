@@ -24,7 +24,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 31
 _LENGTH_BYTES: Final = 4
 _BLOCK: Final = 1 << 20
 _TICK: Final = 0.2
-_LONGEST_PATH: Final = 100  # of 108 that Linux takes, 104 elsewhere
+_LONGEST_PATH: Final = 97  # of 103 that every system takes; a trial's name is longer by six
 _CREDENTIALS: Final = struct.Struct("3i")  # process, user, group
 _MASK = threading.Lock()  # a process has one umask
 _LOGGER = logging.getLogger("secure_fu")
@@ -52,8 +52,10 @@ def check_socket(path: Path, *, group: int | None = None) -> None:
     _check_path(path)
     trial = path.with_name(f".{path.name}.try")
     try:
-        with contextlib.closing(_listening(trial, group)):
-            trial.unlink()
+        _check_kind(trial)
+        listening, _ = _listening(trial, group)
+        with contextlib.closing(listening):
+            trial.unlink(missing_ok=True)
     except ArgumentError as error:
         shown = str(path) if error.value == str(trial) else error.value
         raise ArgumentError(error.argument, shown, error.expected) from None
@@ -74,10 +76,10 @@ def serve(
     Formal guarantees:
         Only processes of the same user, or of `group` if one is given, and the superuser reach the socket: it has mode
         600, or 660 for the group, from its first moment, and nobody is let in before it is the group's. Where the path
-        is, the node listens, but for what a kill has left there. No link is
-        followed, and no mode but the socket's own is changed: the folder must be one that nobody but this user and the
-        superuser can write. A peer that sends something else than one message of at most `most_bytes` gets no answer,
-        and nothing is allocated before its bytes come. A peer that stalls holds up the others for `patience` at most.
+        is, the node listens, but for what a kill has left there. No link is followed, and no mode but the socket's own
+        is changed: the folder must be one that nobody but this user and the superuser can write. A peer that sends
+        something else than one message of at most `most_bytes` gets no answer, and nothing is allocated before its
+        bytes come. A peer that stalls holds up the others for `patience` at most.
     Not guaranteed:
         That a peer of the node's own user, or the superuser, stays away from its keys: whatever the modes of files say,
         it may read them, through `/proc` as well. Where the system tells (Linux), the log warns of the first such peer.
@@ -101,8 +103,8 @@ def serve(
     """
     warned = False
     _check_path(path)
-    with contextlib.closing(_listening(path, group)) as listening:
-        made = path.lstat().st_ino
+    listening, made = _listening(path, group)
+    with contextlib.closing(listening):
         try:
             on_listening()
             while not stop.is_set():
@@ -145,21 +147,28 @@ def ask(path: Path, request: bytes, timeout: float, *, most_bytes: int = MAX_MES
 def _check_path(path: Path) -> None:
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ArgumentError("--socket", str(path), f"a path of at most {_LONGEST_PATH} bytes")
+    _check_kind(path)
+
+
+def _check_kind(path: Path) -> None:
     with contextlib.suppress(OSError):  # what cannot be looked at cannot be made either
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ArgumentError("--socket", str(path), "a path where nothing but a stale socket is")
 
 
-def _listening(path: Path, group: int | None) -> socket.socket:
+def _listening(path: Path, group: int | None) -> tuple[socket.socket, int]:
+    """A socket that listens at a path, and its file's number."""
     mode = 0o600 if group is None else 0o660
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    unready = path.with_name(f".{path.name}")
+    unready, bound = path.with_name(f".{path.name}"), False
     try:
         _check_folder(path.parent)
+        _check_kind(unready)
         unready.unlink(missing_ok=True)
         # The mode comes with the name: a chmod afterwards would be of whatever the name leads to by then.
         with _only(mode):
             made.bind(str(unready))
+        bound = True
         if group is not None:
             os.chown(unready, -1, group, follow_symlinks=False)
         found = unready.lstat()
@@ -168,13 +177,14 @@ def _listening(path: Path, group: int | None) -> socket.socket:
         made.listen(64)  # nobody gets in before this
         made.settimeout(_TICK)
         unready.replace(path)  # so whoever finds the path can ask
-    except OSError as error:
+        return made, found.st_ino
+    except BaseException as error:
         made.close()
+        if bound:
+            unready.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise ArgumentError("--socket", str(path), f"a path where a socket can be made ({error.strerror})") from None
-    except BaseException:
-        made.close()
-        raise
-    return made
 
 
 def _check_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ from secure_fu.deletion import (
     Execution,
     RequestQueue,
     SignedBatch,
+    WindowGivenUp,
     read_deletion_policy,
     unix_time,
 )
@@ -26,7 +27,7 @@ from secure_fu.deployment.founding.founded import server_identity
 from secure_fu.deployment.server.federation_server import FederationServer
 from secure_fu.deployment.server.remote_sums import Patience
 from secure_fu.deployment.server.window_files import WindowFiles
-from secure_fu.errors import AlreadyForgotten, ConfigError, RunDirectoryError
+from secure_fu.errors import AlreadyForgotten, BudgetExceededError, ConfigError, RunDirectoryError
 from secure_fu.file_names import AUDIT, CERTIFICATES, DELETION, NODES, POLICY, ROSTER
 from secure_fu.protocol import read_policy
 
@@ -45,9 +46,12 @@ class ServerExecutor:
     Formal guarantees:
         A request that the server cannot plan a deletion for holds up no other: before a window sets out it is refused
         alone, and the others of its batch wait for another one.
+        A window is given up, for good, once the budget does not hold what is left of it: a budget only shrinks. That is
+        written down before it is said, so that it is never gone on with, whatever is killed then; what it charged
+        stays charged.
     Not guaranteed:
-        That for a window that has set out. It is gone on with, or its error is raised again, for something may have
-        been released for it.
+        The first for a window that has set out. It is gone on with, or its error is raised again, for something may
+        have been released for it.
 
     Args:
         open_server: opens it; it is closed by :meth:`close`.
@@ -87,6 +91,7 @@ class ServerExecutor:
         Raises:
             BatchRefused: all that the batch names has been forgotten before, or it names clients that there are not,
                 or the server cannot plan for what it says.
+            WindowGivenUp: the budget ended before the window did.
             SecureFUError: as :meth:`FederationServer.delete`.
         """
         server = self._opened()
@@ -97,7 +102,7 @@ class ServerExecutor:
                 done = server.execution(batch.window_id) or done
             return done
         if self._begun(batch.window_id):
-            return server.execute(batch)
+            return self._run(server, batch)
         clients = server.roster.clients
         lost = tuple(one.request_id for one in batch.requests if not {box.client for box in one.boxes} <= clients)
         if lost:
@@ -112,7 +117,14 @@ class ServerExecutor:
             if not unfit:
                 raise
             raise BatchRefused(unfit, f"no deletion can be planned for it: {type(error).__name__}") from error
-        return server.execute(batch)
+        return self._run(server, batch)
+
+    def _run(self, server: FederationServer, batch: SignedBatch) -> Execution:
+        try:
+            return server.execute(batch)
+        except BudgetExceededError as error:
+            server.give_up(batch.window_id, str(error))
+            raise WindowGivenUp(str(error)) from error
 
     def _unfit(self, server: FederationServer, batch: SignedBatch) -> tuple[bytes, ...]:
         """Requests for which nothing can be planned; none where that is so without any request, too."""

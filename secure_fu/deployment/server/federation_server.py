@@ -14,7 +14,7 @@ from torch import nn
 
 from secure_fu.crypto import Identity, Roster
 from secure_fu.deletion.certificates import concerned_clients
-from secure_fu.deletion.execution import Execution
+from secure_fu.deletion.execution import Execution, WindowGivenUp
 from secure_fu.deletion.policy import read_deletion_policy
 from secure_fu.deletion.requests import SignedBatch
 from secure_fu.deployment.exchange import Exchange
@@ -24,7 +24,7 @@ from secure_fu.deployment.server.hosts import Hosts, LeftOut
 from secure_fu.deployment.server.remote_fleet import RemoteFleet, batch_of
 from secure_fu.deployment.server.remote_sums import Patience
 from secure_fu.deployment.server.window_files import Started, WindowFiles
-from secure_fu.deployment.server.window_price import check_price
+from secure_fu.deployment.server.window_price import check_price, check_rest
 from secure_fu.errors import ArgumentError, RecordError
 from secure_fu.federation.coordinator import Coordinator
 from secure_fu.federation.execution_of import before_deletion, execution_of
@@ -52,7 +52,8 @@ class FederationServer(Coordinator):
         The directory has no key but the server's, no record and no mark of anybody. One process at a time has it. After
         any end of the process it goes on as a resumable :class:`~secure_fu.federation.Federation` does: what was
         released is released and charged once, a round that was under way stays charged, no round number is used twice.
-        A deletion window is executed once: asked for again, it is told what it came to.
+        A deletion window is executed once: asked for again, it is told what it came to. One that was given up is never
+        executed, and what it charged counts against all that comes later, in whatever branch.
     Edge cases:
         What is opened is the state of the last round of training that was released. A window that was interrupted, by
         an end of the process or by a round that came to nothing, is gone on with by asking for the same again: its
@@ -98,7 +99,8 @@ class FederationServer(Coordinator):
 
         with ExitStack() as opened:
             # First: it refuses a directory that is in use.
-            ledger = opened.enter_context(PrivacyLedger.open(directory / LEDGER))
+            # Nothing is tried out here: each branch was run with the parties themselves.
+            ledger = opened.enter_context(PrivacyLedger.open(directory / LEDGER, trials=False))
             roster, policy = pinned_files(directory, founding)
             own = server_identity(directory, policy, roster) if identity is None else identity
             if own.party != roster.party(policy.server):
@@ -268,11 +270,15 @@ class FederationServer(Coordinator):
 
         Raises:
             PartiesAway: too few parties can be reached; the same call goes on with the window.
+            WindowGivenUp: it was; see :meth:`give_up`.
         """
         window_id = batch_of(request).window_id
         done = self.execution(window_id)
         if done is not None:
             return self._with_latecomers(done)
+        why = self._files.given_up(window_id)
+        if why:
+            raise WindowGivenUp(why)
         self.deletion(request, adaptive=adaptive)  # refuses what cannot be served, before anything is written
         self._note_started(window_id, method, adaptive)
         self._forget(request, method, adaptive=adaptive, require=require, execute=True, on_round=on_round)
@@ -281,6 +287,19 @@ class FederationServer(Coordinator):
         if done is None:
             raise RecordError(f"window {window_id.hex()} was executed, and there is no record of it")
         return done
+
+    def give_up(self, window_id: bytes, why: str) -> None:
+        """Never go on with a window that was not executed; durable on return.
+
+        What it released or reserved stays charged, and nothing is taken back at clients: what it marked there is in no
+        round of training from the next window's order on, and is still there for the method of a window that covers it.
+
+        Raises:
+            RecordError: it was executed, or it cannot be written down.
+        """
+        if any(batch_of(entry.request).window_id == window_id for entry in self.executed):
+            raise RecordError(f"window {window_id.hex()} was executed; expected one that was not")
+        self._files.note_given_up(window_id, why)
 
     def _with_latecomers(self, done: Execution) -> Execution:
         """An execution, after asking the clients that have not confirmed it."""
@@ -295,10 +314,30 @@ class FederationServer(Coordinator):
 
         Raises:
             RecordError: there is no `deletion.toml`.
-            as :meth:`delete`.
+            BudgetExceededError: the budget does not hold what is left of it, by its plan; nobody was asked. Or as
+                :meth:`delete`, as all other errors.
         """
         policy = read_deletion_policy(self._directory / DELETION)
-        return self.delete(batch, method_from_settings(policy.method, policy.settings), adaptive=True)
+        method = method_from_settings(policy.method, policy.settings)
+        if self.execution(batch.window_id) is None and not self._files.given_up(batch.window_id):
+            deletion = self.deletion(batch, adaptive=True)
+            method.check(deletion)
+            check_rest(
+                method.plan(deletion),
+                released=self._released(batch.window_id),
+                plan=self.plan,
+                ledger=self.ledger,
+                cohort=self._invited(self._line.begun.sums.next_round),
+            )
+        return self.delete(batch, method, adaptive=True)
+
+    def _released(self, window_id: bytes) -> int:
+        """How many rounds of a window that is under way need not be asked for again; rather too many than too few."""
+        if not self._files.told(window_id):
+            return 0
+        digest = self._files.order(window_id).order_digest
+        logs = [self._server.log(name) for name in self.ledger.branches if self._server.order(name) == digest]
+        return max((len(log.rounds) for log in logs if log is not None), default=0)
 
     def check_window(self, batch: SignedBatch) -> None:
         """Return only if the budget holds a window that has not set out; nobody is asked and nothing is changed.

@@ -22,6 +22,7 @@ _ORDER: Final = "order.bin"
 _STARTED: Final = "started.json"
 _WIPED: Final = "wiped.json"
 _EXECUTION: Final = "execution.json"
+_GIVEN_UP: Final = "given-up.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,10 @@ class WindowFiles:
         """Write down where a window sets out from."""
         self._write(self._path(window_id, _STARTED), json.dumps(asdict(started)).encode())
 
+    def told(self, window_id: bytes) -> bool:
+        """Whether there is an order of a window."""
+        return self._path(window_id, _ORDER).exists()
+
     def order(self, window_id: bytes) -> Begin:
         """What clients were told of a window."""
         path = self._path(window_id, _ORDER)
@@ -127,6 +132,15 @@ class WindowFiles:
             known = {**self.wiped(window_id), **statements}
             content = json.dumps({name: known[name].hex() for name in sorted(known)}, indent=1)
             self._write(self._path(window_id, _WIPED), content.encode())
+
+    def given_up(self, window_id: bytes) -> str:
+        """Why a window was given up; "" for one that was not."""
+        content = self._read(self._path(window_id, _GIVEN_UP))
+        return "" if content is None else content.decode(errors="replace") or "it was given up"
+
+    def note_given_up(self, window_id: bytes, why: str) -> None:
+        """Write down that a window is never gone on with."""
+        self._write(self._path(window_id, _GIVEN_UP), why.encode())
 
     def execution(self, window_id: bytes) -> Execution | None:
         """What a window came to; None before it was executed."""

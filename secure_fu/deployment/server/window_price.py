@@ -11,7 +11,7 @@ from secure_fu.planning import Plan, spare_rounds
 from secure_fu.privacy import GaussianSumEvent, PrivacyLedger, shortfall
 from secure_fu.unlearning import Deletion, PlannedRounds, UnlearningMethod
 
-__all__ = ["check_price"]
+__all__ = ["check_price", "check_rest"]
 
 
 def check_price(
@@ -60,6 +60,31 @@ def check_price(
                 f"nobody asked, and after its {rounds} rounds for cover the budget would not hold a deletion that "
                 f"somebody asks for: after that one {short}"
             )
+
+
+def check_rest(
+    planned: Sequence[PlannedRounds], *, released: int, plan: Plan, ledger: PrivacyLedger, cohort: Collection[str]
+) -> None:
+    """Return only if what is left of a window that has set out fits the budget of each client of the cohort.
+
+    Reckoned as :func:`check_price` does, from what is public alone. So a window is not gone on with, and costs nothing
+    more, once rounds that came to nothing have taken what it would need to end.
+
+    Args:
+        planned: all its rounds.
+        released: how many of them are released and will not be asked for again; they are taken for the dearest ones.
+        plan, ledger, cohort: as of :func:`check_price`.
+
+    Raises:
+        BudgetExceededError: it does not fit; names the client, the epsilon that it would come to, and the budget.
+    """
+    whole = dearest_events(planned, plan=plan, cohort=len(cohort))
+    left = sorted(whole.elements(), key=lambda one: (one.sampling_rate, -one.noise_multiplier))
+    left = left[: max(0, len(left) - released)]
+    short = shortfall(ledger, Counter(left), cohort=cohort)
+    if left and short is not None:
+        rounds = "last round" if len(left) == 1 else f"last {len(left)} rounds"
+        raise BudgetExceededError(f"the budget does not hold its {rounds}: after them {short}")
 
 
 def _reserve(
