@@ -29,7 +29,7 @@ from secure_fu.cli.deletions import (
     window_fields,
 )
 from secure_fu.cli.pending import given_up_line
-from secure_fu.errors import SecureFUError
+from secure_fu.errors import ArgumentError, SecureFUError
 from secure_fu.file_names import ROSTER
 
 if TYPE_CHECKING:
@@ -61,15 +61,29 @@ def unlearn(
         str | None,
         typer.Option(metavar="WHY", help="Believe this machine's clock, which was held, and write down why."),
     ] = None,
+    give_up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHY",
+            help="Never go on with the windows that were begun and not executed, and write down why: their requests "
+            "wait for a later window, what they charged stays charged. Nothing else is done.",
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Go on with windows that were begun, run the one that is due, and certify what was executed.
 
     Exit codes: 0 also where nothing was due; 1 where a window could not go on, was given up for the budget, or was not
     opened though requests wait, or the clock is not believed. The same command goes on from there, also after a kill.
+    0 with --give-up.
     """
     from secure_fu.deployment.server import read_node_sockets
 
+    if give_up is not None:
+        if now or watch or confirm_clock is not None:
+            raise ArgumentError("--give-up", give_up, "neither --now, --watch nor --confirm-clock beside it")
+        _tell(_give_up(directory, give_up), json_=json_, watch=False, said="")
+        return
     with server_queue(directory, make=True) as queue:
         read_pinned_deletion_policy(directory)
         read_pinned_roster(directory / ROSTER, "DIR")
@@ -107,6 +121,23 @@ def _run(directory: Path, queue: RequestQueue, *, at_once: bool, watch: bool) ->
             raise
         complain(str(error), error)
         return None
+
+
+def _give_up(directory: Path, why: str) -> RunReport:
+    from secure_fu.deletion import WindowState
+    from secure_fu.deployment.exchange import SocketExchange
+    from secure_fu.deployment.server import deletion_service
+
+    if not why.strip() or not why.isprintable():
+        raise ArgumentError("--give-up", why, "a reason in one line of text, that can be printed")
+    with server_queue(directory) as queue:
+        read_pinned_deletion_policy(directory)
+        read_pinned_roster(directory / ROSTER, "DIR")
+        with deletion_service(directory, queue, SocketExchange(())) as service:
+            report = service.give_up(why) if queue.windows(WindowState.EXECUTING) else None
+    if report is None or not report.windows:
+        raise ArgumentError("--give-up", why, "a window that was begun and not executed; there is none")
+    return report
 
 
 def _failed(report: RunReport) -> bool:

@@ -158,6 +158,16 @@ class DeletionExecutor(Protocol):
             SecureFUError: it cannot be executed now; what was done so far is kept, and the same call goes on from it.
         """
 
+    def give_up(self, window_id: bytes, why: str) -> bool:
+        """Never go on with a window; durable on return, and what :meth:`execute` says from then on.
+
+        Returns:
+            False for a window that was executed before: it stays so, and :meth:`execute` answers with it.
+
+        Raises:
+            SecureFUError: it cannot be written down now.
+        """
+
 
 def pack_execution(execution: Execution) -> bytes:
     """An execution as canonical JSON; floats come back bit for bit.

@@ -19,7 +19,8 @@ Edge cases
     charged, and every later call tries it again. One for cover alone is left out already where it would take what a
     deletion that somebody asks for will need.
     A window that was begun and that its executor can never execute, for the budget ended on the way, is given up: its
-    requests wait for a later window, which has an id and an order of its own. Its own due time is over.
+    requests wait for a later window, which has an id and an order of its own. Its own due time is over. So is one that
+    somebody ends by hand.
     Windows that were due while no service ran are not made up for, one by one: the latest is run, at once, with all
     that waited then. What a window's clients have not confirmed is asked for again, until the next window is due; then
     the certificate names who is missing.
@@ -189,6 +190,33 @@ class DeletionService:
             raise failed
         return self._report(moved, held="", skipped=skipped, unserved=unserved, at=at)
 
+    def give_up(self, why: str) -> RunReport:
+        """Give up every window that was begun and was not executed, and begin none; their requests wait again.
+
+        It is for people, where a window can never come to its end and nothing here can tell: all clients refuse it by
+        records of their own, say. What it charged stays charged.
+
+        Args:
+            why: kept with the window and with its requests.
+
+        Returns:
+            What was given up. A window that its executor had executed stays for :meth:`run_due`.
+
+        Raises:
+            SecureFUError: it cannot be written down. It stays as it is.
+        """
+        moved: dict[bytes, None] = {}
+        for window in self._queue.windows(WindowState.EXECUTING):
+            if self._executor.give_up(window.window_id, why):
+                self._end(window, why)
+                moved[window.window_id] = None
+        reading = self._queue.read_clock(self._clock(), self._policy)
+        return self._report(moved, held=reading.held, skipped="", unserved=0, at=reading.at)
+
+    def _end(self, window: Window, why: str) -> None:
+        _log.warning("window %s is given up, and its requests wait: %s", window.window_id.hex(), why)
+        self._queue.give_back(window.window_id, (), why, self._now(), ended=WindowState.GIVEN_UP)
+
     def _settle_all(self, moved: dict[bytes, None]) -> Exception | None:
         """Settle what is executed. What fails here is for later: no data waits to be deleted for it."""
         failed: Exception | None = None
@@ -232,8 +260,7 @@ class DeletionService:
             self._queue.give_back(window.window_id, error.requests, str(error), self._now())
             return False
         except WindowGivenUp as error:
-            _log.warning("window %s is given up, and its requests wait: %s", window.window_id.hex(), error)
-            self._queue.give_back(window.window_id, (), str(error), self._now(), ended=WindowState.GIVEN_UP)
+            self._end(window, str(error))
             return False
         except (SecureFUError, OSError) as error:
             self._note(window, error)

@@ -97,6 +97,7 @@ class RecordingExecutor:
         self._missing = list(missing or [])
         self._trouble = list(trouble)
         self.refuses: Exception | None = None
+        self.given_up: dict[bytes, str] = {}
 
     def check_window(self, batch):
         if self.refuses is not None:
@@ -117,6 +118,12 @@ class RecordingExecutor:
                 os.fsync(file.fileno())
         missing = self._missing.pop(0) if self._missing else ()
         return execution(batch.window_id, missing=missing)
+
+    def give_up(self, window_id, why):
+        if (self.folder / f"{window_id.hex()}.executed").exists():
+            return False
+        self.given_up[window_id] = why
+        return True
 
     def executed(self) -> list[list[str]]:
         """The requests of each window that was executed, in no order."""

@@ -293,6 +293,49 @@ def test_a_window_that_is_given_up_loses_no_request_and_holds_up_no_later_one(wo
     assert [one.state for one in world.look()[1]] == [WindowState.GIVEN_UP, WindowState.CERTIFIED]
 
 
+def give_up(world, at, why):
+    world.clock.now = at
+    with RequestQueue(world.path) as queue, world.service(queue) as service:
+        return service.give_up(why)
+
+
+def test_a_window_that_people_give_up_loses_no_request_and_holds_up_no_later_one(world):
+    requests = [signed(), signed("birch")]
+    world.ask(*requests)
+    assert give_up(world, LATER, "for no reason").windows == ()
+    world.executor = RecordingExecutor(world.folder, trouble=[UnlearningError("all refuse")] * 2)
+    for at in (LATER, LATER + 1):
+        with pytest.raises(UnlearningError, match="all refuse"):
+            world.run(at)
+    (given_up,) = give_up(world, LATER + 2, "their records are of another ledger").windows
+    assert (given_up.state, given_up.note) == (WindowState.GIVEN_UP, "their records are of another ledger")
+    assert world.executor.given_up == {given_up.window_id: given_up.note}
+    assert len(world.executor.asked) == 2, "nobody was asked"
+    assert world.run(LATER + 3).windows == ()
+    (window,) = world.run(LATER + DAY).windows
+    assert (window.state, window.requests) == (WindowState.CERTIFIED, 2)
+    assert world.history(requests[0]) == ["received", "accepted", "scheduled", "executing", "accepted", *WHOLE_LIFE[2:]]
+    assert give_up(world, LATER + DAY + 1, "too late").windows == ()
+
+
+def test_a_window_that_was_executed_is_not_given_up_though_the_queue_does_not_know(world):
+    world.ask(signed(), signed("birch"))
+    executes = world.executor.execute
+
+    def dies(batch):
+        executes(batch)
+        raise UnlearningError("the process ended")
+
+    world.executor.execute = dies
+    with pytest.raises(UnlearningError, match="ended"):
+        world.run()
+    assert give_up(world, LATER + 1, "it hangs").windows == ()
+    del world.executor.execute
+    (window,) = world.run(LATER + 2).windows
+    assert window.state is WindowState.CERTIFIED
+    assert len(world.executor.executed()) == 1
+
+
 def test_a_batch_that_shrinks_below_the_minimum_waits(world):
     requests = [signed(), signed("birch")]
     world.ask(*requests)

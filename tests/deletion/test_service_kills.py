@@ -9,7 +9,7 @@ import pytest
 from queue_cast import DAY, Killed, identities, signed
 from service_cast import DUE, LATER, WHOLE_LIFE, World
 
-from secure_fu.deletion import RequestQueue, State, WindowGivenUp, WindowState
+from secure_fu.deletion import DeletionService, RequestQueue, State, WindowGivenUp, WindowState
 from secure_fu.deletion.queue.file import QueueFile
 
 
@@ -46,7 +46,7 @@ class Life:
             raise Killed
 
 
-def live(world, life, at):
+def live(world, life, at, act=DeletionService.run_due):
     """One life of the service, in which everything that writes may be the last; whether it came to its end."""
     world.clock.now = at
     queue = RequestQueue(world.path)
@@ -65,6 +65,12 @@ def live(world, life, at):
             life.step()
             return done
 
+        def give_up(self, window_id, why):
+            life.step()
+            done = executor.give_up(window_id, why)
+            life.step()
+            return done
+
     def certify(batch, done):
         life.step()
         name = certifier(batch, done)
@@ -73,7 +79,7 @@ def live(world, life, at):
 
     service._executor, service._certify = Steps(), certify
     try:
-        service.run_due()
+        act(service)
         return True
     except Killed:
         return False
@@ -164,6 +170,40 @@ def test_killed_at_every_step_of_giving_up(tmp_path):
     assert gave_up_before == {(), (WindowState.EXECUTING,), (WindowState.GIVEN_UP,)}
 
 
+def test_killed_at_every_step_of_giving_up_by_hand(tmp_path):
+    """Whatever is written by then, the window is either given up or gone on with; its requests are executed once."""
+    requests = [signed(), signed("birch")]
+    outcomes = set()
+    for steps in range(10_000):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        world = World(folder)
+        world.ask(*requests)
+        executes = world.executor.execute
+
+        def execute(batch, world=world, executes=executes):
+            if batch.window_id in world.executor.given_up:
+                raise WindowGivenUp(world.executor.given_up[batch.window_id])
+            if world.clock.now == LATER:
+                raise Killed
+            return executes(batch)
+
+        world.executor.execute = execute
+        assert not live(world, Life(10**9), LATER)
+        ended = live(world, Life(steps), LATER + 1, lambda service: service.give_up("it hangs"))
+        check_nothing_lost_or_twice(world, requests)
+        assert live(world, Life(10**9), LATER + 2)
+        assert live(world, Life(10**9), LATER + DAY)
+        executed, windows = check_nothing_lost_or_twice(world, requests)
+        assert len(executed) == 2
+        outcomes.add(tuple(window.state for window in windows))
+        if ended:
+            break
+    assert outcomes == {(WindowState.CERTIFIED,), (WindowState.GIVEN_UP, WindowState.CERTIFIED)}
+    assert steps > 6
+
+
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_killed_again_and_again(tmp_path):
     """Lives of a few steps, one after another: it gets there all the same."""
     world = World(tmp_path)

@@ -289,3 +289,38 @@ def test_a_window_that_was_executed_cannot_be_given_up(field):
     with field.operated.opened() as server, pytest.raises(RecordError, match="was executed"):
         server.give_up(window.window_id, "for no reason")
     assert WindowFiles(field.operated.server).given_up(window.window_id) == ""
+
+
+def test_people_give_a_window_up_by_a_command_that_asks_no_node(field, monkeypatch, capsys):
+    first = field.ask(0, at=START - 10)
+    server = field.operated.server
+    monkeypatch.setattr("time.time", lambda: START + 2)
+
+    def unlearn(*arguments):
+        monkeypatch.setattr(sys, "argv", ["secure-fu", "unlearn", str(server), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    code, _, err = unlearn("--give-up", "they refuse")
+    assert code == 2
+    assert "a window that was begun and not executed; there is none" in " ".join(err.split())
+    with pytest.raises(RoundAborted):
+        field.run(START + 1, exchange=Unopened(field.operated.nodes, after=1))
+    charged = field.charged()
+    for wrong in (["--give-up", " "], ["--give-up", "they\nrefuse"], ["--give-up", "they refuse", "--now"]):
+        code, _, err = unlearn(*wrong)
+        assert (code, "--give-up" in err, "Traceback" in err) == (2, True, False)
+    assert [window.state for window in field.queue.windows()] == [WindowState.EXECUTING]
+    code, out, _ = unlearn("--give-up", "they refuse")
+    assert code == 0
+    assert "GIVEN UP: window" in out
+    assert "they refuse. The rounds that it had stay charged" in out
+    (window,) = field.queue.windows()
+    assert (window.state, window.note) == (WindowState.GIVEN_UP, "they refuse")
+    assert WindowFiles(server).given_up(window.window_id) == "they refuse"
+    assert field.charged() == charged
+    (later,) = field.run(START + HOUR + 1).windows
+    assert (later.state, later.requests) == (WindowState.CERTIFIED, 1)
+    assert field.queue.history(first)[-1].state is State.CERTIFIED

@@ -119,6 +119,18 @@ class ServerExecutor:
             raise BatchRefused(unfit, f"no deletion can be planned for it: {type(error).__name__}") from error
         return self._run(server, batch)
 
+    def give_up(self, window_id: bytes, why: str) -> bool:
+        """See :class:`~secure_fu.deletion.execution.DeletionExecutor`; asks no node.
+
+        Raises:
+            SecureFUError: as :meth:`FederationServer.give_up`, or the server cannot be opened.
+        """
+        server = self._opened()
+        if server.execution(window_id) is not None:
+            return False
+        server.give_up(window_id, why)
+        return True
+
     def _run(self, server: FederationServer, batch: SignedBatch) -> Execution:
         try:
             return server.execute(batch)
