@@ -73,6 +73,7 @@ FORBIDDEN_CALLS = {"__import__", "eval", "exec"}  # and import_module, unless of
 LAZY = {"secure_fu.lazy", "secure_fu.deployment.founding.terms"}
 # Where noise, keys and secret sampling are made, randomness comes from the operating system or from an explicit stream.
 SECURE_PARTS = {"crypto", "discrete_gaussian", "privacy", "protocol"}
+SECURE_MODULES = {"secure_fu.learning.sampling"}
 WEAK_RANDOMNESS = {
     "random",
     "numpy.random",
@@ -147,7 +148,8 @@ def forbidden(sources: list[Source]) -> list[str]:
         for name in used(source):
             if within(name, FORBIDDEN):
                 found.append(f"{source.name} uses {name}")
-            if source.part in SECURE_PARTS and within(name, WEAK_RANDOMNESS):
+            secure = source.part in SECURE_PARTS or source.name in SECURE_MODULES
+            if secure and within(name, WEAK_RANDOMNESS):
                 found.append(f"{source.name} draws from {name}")
         for node in ast.walk(source.tree):
             if not isinstance(node, ast.Call):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from operations_cast import CLIENTS, MEMBERS, Operated
+from waiting import wait_until
 
 from secure_fu.cli import app as application
 from secure_fu.cli import main, pending, request, unlearn
@@ -79,10 +80,7 @@ class Nodes:
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self.running[name] = (stop, thread)
-        deadline = time.monotonic() + 60
-        while not all(self.paths[name].exists() for name in names or self.paths):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: all(self.paths[name].exists() for name in names or self.paths), "the nodes' sockets")
 
     def stop(self, *names: str) -> None:
         for name in names or tuple(self.running):

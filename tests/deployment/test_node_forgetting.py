@@ -265,6 +265,11 @@ def test_wiped_records_are_in_no_file_and_not_in_memory(cast, keeper, side):
         assert torch.equal(silo.records.features, own.features[list(KEPT)])
         assert torch.equal(silo.records.labels, own.labels[list(KEPT)])
         assert list(silo.places) == list(KEPT)
+        brought = node.client(CLIENT)._holdings.brought
+        assert not brought.labels[list(PLACES)].any()
+        assert brought.groups is not None
+        assert not brought.groups[list(PLACES)].any()
+        assert torch.equal(brought.labels[list(KEPT)], own.labels[list(KEPT)])
     with np.load(folder / "records.npz") as archive:
         assert not archive["features"][list(PLACES)].any()
         assert not archive["groups"][list(PLACES)].any()

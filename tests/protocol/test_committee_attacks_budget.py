@@ -53,6 +53,7 @@ def test_new_runs_do_not_make_new_budgets(machines, defended):
     answered = rounds_answered(machines, headers, record=record)
     assert answered == (rounds_answered(machines, [{}] * MOST) if defended else MOST)
     assert answered > 1
+    assert (answered < MOST) is defended
 
 
 def test_both_phases_draw_on_one_budget(machines):

@@ -119,6 +119,17 @@ def test_no_key_is_made_twice_and_none_for_a_round_that_was_begun_before_the_kil
         assert len(keys[1]) == len(answered)
 
 
+def test_a_record_binds_a_member_to_one_roll_of_a_round_and_to_none_before_it(tmp_path: Path) -> None:
+    record = MemberRecord(tmp_path / "committee.sqlite", new=True)
+    record.bind(MEMBER, RUN, bound_to(1))
+    for late in (bound_to(1), replace(bound_to(2), round_number=1), bound_to(0)):
+        with pytest.raises(ProtocolError):
+            record.bind(MEMBER, RUN, late)
+        assert record.newest(MEMBER, RUN) == bound_to(1)
+    record.bind(MEMBER, RUN, bound_to(2))
+    record.close()
+
+
 # Transactions
 
 

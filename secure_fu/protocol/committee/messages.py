@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from secure_fu.crypto.wire import U64, Blob, Fixed, Nested, Sequence, Text, encode, message
+from secure_fu.crypto.wire import U64, Blob, Fixed, Nested, Sequence, encode, message
 from secure_fu.protocol.header import MAX_COHORT, MAX_COMMITTEE, Header
-from secure_fu.protocol.messages import MAX_SHARE_BYTES, Announcement, Approval, Roll, digest
+from secure_fu.protocol.messages import MAX_SHARE_BYTES, Announcement, Approval, Digest, Name, Roll, Signature, digest
 
 __all__ = ["Answer", "AnswerStatement", "Ballot", "Delivery", "Quorum", "ShareBinding", "Vote", "VoteStatement"]
-
-Digest = Annotated[bytes, Fixed(32)]
-Signature = Annotated[bytes, Fixed(64)]
-Name = Annotated[str, Text(64)]
 
 
 @message("share-binding")

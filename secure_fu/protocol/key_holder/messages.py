@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from secure_fu.crypto.wire import Blob, Fixed, Nested, encode, message
-from secure_fu.protocol.messages import MAX_CIPHERTEXT_BYTES, MAX_MODEL_BYTES, Roll, digest
+from secure_fu.crypto.wire import Blob, Nested, encode, message
+from secure_fu.protocol.messages import MAX_CIPHERTEXT_BYTES, MAX_MODEL_BYTES, Digest, Roll, Signature, digest
 
 __all__ = ["Opening", "OpeningRequest", "OpeningStatement"]
-
-Digest = Annotated[bytes, Fixed(32)]
-Signature = Annotated[bytes, Fixed(64)]
 
 
 @message("opening-request")
