@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from field.founding import Field
-from field.trace import Exchanged, read_traces
+from field.trace import Exchanged, read_starts, read_traces
 from secure_fu.crypto.wire import decode
 from secure_fu.deployment.exchange.messages import Begin, Kind, Wipe
 from secure_fu.protocol import Header
@@ -116,6 +116,11 @@ class Facts:
     @cached_property
     def said(self) -> list[Exchanged]:
         return read_traces(self.field.root / "traces")
+
+    @cached_property
+    def starts(self) -> dict[str, list[float]]:
+        """When each node was started."""
+        return read_starts(self.field.root / "traces")
 
     @cached_property
     def seen(self) -> dict[RoundKey, RoundSeen]:

@@ -10,12 +10,12 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from field.facts import Charge, Facts, charge_of, rows
+from field.facts import Charge, Facts, RoundSeen, charge_of, rows
 from field.founding import Ask, Field
 from secure_fu.deletion.certificates import Certificate, Evidence, check_certificate, read_certificates
 from secure_fu.errors import SecureFUError
@@ -154,8 +154,10 @@ def _epsilon(facts: Facts, requests: Mapping[str, Ask]) -> Iterator[str]:
     lost = {(facts.runs[run], number): seen for (run, number), seen in facts.seen.items()}
     for place, row in ledger.items():
         # A round that its server gave up after its roll had left is charged to those on the roll.
-        if row.status == "committed" and place not in released and (place not in lost or not lost[place].rolls):
-            yield f"the ledger has round {place} as released, the transcript does not, and no roll of it had left"
+        if row.status == "committed" and place not in released:
+            seen_now = lost.get(place)
+            if seen_now is None or not (seen_now.rolls or _went_to_nobody(facts, seen_now, row.participants or ())):
+                yield f"the ledger has round {place} as released, the transcript does not, and no roll of it had left"
     for (run, number), seen in facts.seen.items():
         row = ledger.get((facts.runs[run], number))
         if row is None:
@@ -163,6 +165,16 @@ def _epsilon(facts: Facts, requests: Mapping[str, Ask]) -> Iterator[str]:
         elif row.status == "void" and seen.rolls:
             yield f"round {number} of {facts.runs[run]} was given back, and its roll had left"
     yield from _sums(facts)
+
+
+def _went_to_nobody(facts: Facts, seen: RoundSeen, participants: Collection[str]) -> bool:
+    """Whether a roll can have been made and have met none of its openers: all of them were killed in the round.
+
+    The server cannot know that nobody read what it sent, and charges those on the roll.
+    """
+    killed = [any(at > seen.first for at in facts.starts[facts.field.node_of(one)]) for one in seen.header.committee]
+    uploaded = set(participants) <= set(seen.uploads) and len(participants) >= seen.header.minimum_cohort
+    return all(killed) and uploaded
 
 
 def _sums(facts: Facts) -> Iterator[str]:

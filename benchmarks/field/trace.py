@@ -14,7 +14,7 @@ from secure_fu.crypto.wire import decode
 from secure_fu.deployment.exchange.messages import Kind, NodeReply, NodeRequest, Outcome
 from secure_fu.errors import CryptoError
 
-__all__ = ["Exchanged", "Traced", "frames", "read_traces"]
+__all__ = ["Exchanged", "Traced", "frames", "read_starts", "read_traces"]
 
 _HEAD = struct.Struct("<dBQ")
 _ASKED, _ANSWERED = 1, 2
@@ -79,6 +79,15 @@ def frames(path: Path) -> Iterator[tuple[float, int, bytes]]:
             return
         yield at, what, content[place : place + length]
         place += length
+
+
+def read_starts(folder: Path) -> dict[str, list[float]]:
+    """When each node was started, by the monotonic clock, in seconds, in order."""
+    found: dict[str, list[float]] = {}
+    for path in folder.glob("*.trace"):
+        node, _, at = path.stem.partition("~")
+        found.setdefault(node, []).append(int(at) / 1e9)
+    return {node: sorted(starts) for node, starts in found.items()}
 
 
 def read_traces(folder: Path) -> list[Exchanged]:

@@ -196,6 +196,16 @@ def test_a_key_holder_that_was_started_anew_has_lost_the_round(cast):
     assert made.logged == [1]
 
 
+def test_a_roll_that_nobody_was_there_to_read_is_charged_all_the_same(cast):
+    """The server cannot know that nobody read it."""
+    made = cast("bfv")
+    made.at("key-holder").dies_at = lambda kind: kind is Kind.OPEN
+    with pytest.raises(RoundAborted, match="did not open"):
+        made.sums().secure_sum(request())
+    assert statuses(made) == [(0, "committed", CLIENTS)]
+    assert made.logged == []
+
+
 def test_an_opening_that_was_lost_on_the_way_is_asked_for_again(cast):
     made = cast("bfv")
     lost = []
