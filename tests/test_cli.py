@@ -78,6 +78,17 @@ def test_help_of_simulate_names_every_preset_and_what_is_insecure(call: Callable
     assert "config.toml of an earlier run" in text
 
 
+@pytest.mark.parametrize("command", ["local", "unlearn", "verify"])
+def test_help_is_folded_at_the_width_of_the_terminal_alone(
+    call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    said = {line.strip() for line in call(command, "--help").out.splitlines()}
+    paragraphs = getattr(sys.modules[f"secure_fu.cli.{command}"], command).__doc__.split("\n\n")
+    assert len(paragraphs) > 1
+    assert {" ".join(paragraph.split()) for paragraph in paragraphs} <= said
+
+
 def test_the_example_in_the_help_works() -> None:
     from secure_fu.config_file import with_overrides
 

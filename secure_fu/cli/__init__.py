@@ -57,9 +57,16 @@ _PANELS: Mapping[str, tuple[Callable[..., None], ...]] = {
     "Delete": (request.request, pending.pending, unlearn.unlearn, certificate.certificate, verify.verify),
     "Look after it": (backup.backup, backup.restore, backup.seen),
 }
+
+
+def _help(command: Callable[..., None]) -> str:
+    """What a command's docstring says, a line for each paragraph: the terminal folds it, at its own width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (command.__doc__ or "").split("\n\n"))
+
+
 for _panel, _commands in _PANELS.items():
     for _command in _commands:
-        app.command(rich_help_panel=_panel)(_command)
+        app.command(rich_help_panel=_panel, help=_help(_command))(_command)
 for _name, _group in (("keys", keys.keys), ("roster", roster.roster)):
     app.add_typer(_group, name=_name, rich_help_panel="Set up a federation")
 

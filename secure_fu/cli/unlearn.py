@@ -73,9 +73,9 @@ def unlearn(
 ) -> None:
     """Go on with windows that were begun, run the one that is due, and certify what was executed.
 
-    Exit codes: 0 also where nothing was due; 1 where a window could not go on, was given up for the budget, or was not
-    opened though requests wait, or the clock is not believed. The same command goes on from there, also after a kill.
-    0 with --give-up.
+    Exit codes: 0 also where nothing was due, and with --give-up; 1 where a window could not go on, was given up for the
+    budget, or was not opened though requests wait, or the clock is not believed. The same command goes on from there,
+    also after a kill.
     """
     from secure_fu.deployment.server import read_node_sockets
 
