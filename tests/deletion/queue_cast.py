@@ -10,7 +10,14 @@ from functools import cache
 from pathlib import Path
 
 from secure_fu.crypto import Identity, Role, Roster, encode
-from secure_fu.deletion import DeletionPolicy, DeletionRequest, Execution, SignedRequest, sign_request
+from secure_fu.deletion import (
+    DeletionPolicy,
+    DeletionRequest,
+    Execution,
+    SignedRequest,
+    WindowGivenUp,
+    sign_request,
+)
 
 NOW = 1_800_000_000
 DAY = 24 * 3600
@@ -107,6 +114,8 @@ class RecordingExecutor:
         self.asked.append(batch.window_id)
         if self._trouble:
             raise self._trouble.pop(0)
+        if batch.window_id in self.given_up:
+            raise WindowGivenUp(self.given_up[batch.window_id])
         path = self.folder / f"{batch.window_id.hex()}.executed"
         ids = [request.request_id.hex() for request in batch.requests]
         if path.exists():

@@ -101,6 +101,13 @@ def check_nothing_lost_or_twice(world, requests):
     return executed, windows
 
 
+def asked(folder, requests):
+    folder.mkdir()
+    world = World(folder)
+    world.ask(*requests)
+    return world
+
+
 @pytest.fixture
 def no_waiting_for_the_disk(monkeypatch):
     """What a life leaves is the same, for its machine stays up; and there are many lives."""
@@ -119,10 +126,7 @@ def test_killed_at_every_step(tmp_path):
     lives = 0
     requests = [signed(), signed("birch")]
     for steps in range(10_000):
-        folder = tmp_path / str(steps)
-        folder.mkdir()
-        world = World(folder)
-        world.ask(*requests)
+        world = asked(tmp_path / str(steps), requests)
         ended = live(world, Life(steps), LATER)
         check_nothing_lost_or_twice(world, requests)
         assert live(world, Life(10**9), LATER + 1)
@@ -130,7 +134,7 @@ def test_killed_at_every_step(tmp_path):
         assert len(executed) == 2
         assert [window.state for window in windows] == [WindowState.CERTIFIED]
         assert all(world.history(request) == WHOLE_LIFE for request in requests)
-        assert len(list(folder.glob("*.executed"))) == len(list(folder.glob("*.json"))) == 1
+        assert len(list(world.folder.glob("*.executed"))) == len(list(world.folder.glob("*.json"))) == 1
         lives += 1
         if ended:
             break
@@ -143,10 +147,7 @@ def test_killed_at_every_step_of_giving_up(tmp_path):
     requests = [signed(), signed("birch")]
     gave_up_before = set()
     for steps in range(10_000):
-        folder = tmp_path / str(steps)
-        folder.mkdir()
-        world = World(folder)
-        world.ask(*requests)
+        world = asked(tmp_path / str(steps), requests)
         executes = world.executor.execute
 
         def execute(batch, executes=executes):
@@ -170,20 +171,16 @@ def test_killed_at_every_step_of_giving_up(tmp_path):
     assert gave_up_before == {(), (WindowState.EXECUTING,), (WindowState.GIVEN_UP,)}
 
 
+@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_killed_at_every_step_of_giving_up_by_hand(tmp_path):
     """Whatever is written by then, the window is either given up or gone on with; its requests are executed once."""
     requests = [signed(), signed("birch")]
     outcomes = set()
     for steps in range(10_000):
-        folder = tmp_path / str(steps)
-        folder.mkdir()
-        world = World(folder)
-        world.ask(*requests)
+        world = asked(tmp_path / str(steps), requests)
         executes = world.executor.execute
 
         def execute(batch, world=world, executes=executes):
-            if batch.window_id in world.executor.given_up:
-                raise WindowGivenUp(world.executor.given_up[batch.window_id])
             if world.clock.now == LATER:
                 raise Killed
             return executes(batch)
@@ -203,7 +200,6 @@ def test_killed_at_every_step_of_giving_up_by_hand(tmp_path):
     assert steps > 6
 
 
-@pytest.mark.usefixtures("no_waiting_for_the_disk")
 def test_killed_again_and_again(tmp_path):
     """Lives of a few steps, one after another: it gets there all the same."""
     world = World(tmp_path)

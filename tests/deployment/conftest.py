@@ -1,11 +1,14 @@
-"""Deployments, and nodes over a test's own `cast`; all are closed in the end."""
+"""Deployments, and nodes over a test's own `cast`, all closed in the end; and the command line."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 from deployed import Deployment
 from node_cast import CLIENT, KEEPER, ServerSide
 
+from secure_fu.cli import main
 from secure_fu.deployment.node import Node
 
 
@@ -40,3 +43,17 @@ def side(cast, tmp_path):
     made = ServerSide(cast, tmp_path / "server")
     yield made
     made.close()
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The command line in this process: what it is called with to its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return run

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -18,8 +17,7 @@ import tomli_w
 from operations_cast import CLIENTS, MEMBERS, Operated
 from waiting import wait_until
 
-from secure_fu.cli import app as application
-from secure_fu.cli import main, pending, request, unlearn
+from secure_fu.cli import unlearn
 from secure_fu.crypto import Identity, Role, Roster
 from secure_fu.crypto.identity_file import read_identities
 from secure_fu.deletion import (
@@ -347,23 +345,6 @@ def replace_boxes(one, boxes):
 
 
 # The command
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    known = {one.name or one.callback.__name__ for one in application.registered_commands}
-    for one in (request.request, pending.pending, unlearn.unlearn):
-        if one.__name__ not in known:
-            application.command()(one)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def test_the_command_line_from_request_to_certificate(field, command):

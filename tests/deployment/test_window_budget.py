@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 from budget_cast import HOUR, SMALL, START, Field
 
 import secure_fu.deployment.exchange as exchange_package
-from secure_fu.cli import main
 from secure_fu.deletion import State, WindowState
 from secure_fu.deployment.exchange.exchange import InProcessExchange
 from secure_fu.errors import LedgerError
@@ -48,7 +46,7 @@ def test_cover_leaves_a_deletion_its_budget_and_a_window_that_does_not_fit_is_no
     assert not field.queue.windows(WindowState.EXECUTING), "nothing holds up what comes later"
 
 
-def test_the_command_says_so_and_pending_shows_it(field, monkeypatch, capsys):
+def test_the_command_says_so_and_pending_shows_it(field, monkeypatch, command):
     for number in range(3):
         field.ask(number, at=START + number * HOUR - 10)
         (window,) = field.run(START + number * HOUR + 1).windows
@@ -56,26 +54,19 @@ def test_the_command_says_so_and_pending_shows_it(field, monkeypatch, capsys):
     field.ask(3, at=START + 2 * HOUR + 10)
     now = START + 3 * HOUR + 1
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
     server = field.operated.server
     (server / "nodes.toml").write_text('sockets = ["nowhere"]')
     monkeypatch.setattr(exchange_package, "SocketExchange", lambda _: InProcessExchange(field.operated.nodes))
     monkeypatch.setattr("time.time", lambda: now)
-    code, out, err = run("unlearn", server)
+    code, out, err = command("unlearn", server)
     assert (code, "Traceback" in err) == (1, False)
     assert "the budget does not hold its 4 rounds" in out
     assert "nothing was charged; 1 request keeps waiting" in out
-    code, out, _ = run("unlearn", server, "--json")
+    code, out, _ = command("unlearn", server, "--json")
     assert (code, json.loads(out)["unserved"], json.loads(out)["windows"]) == (1, 1, [])
-    code, out, _ = run("pending", server)
+    code, out, _ = command("pending", server)
     assert (code, "the budget does not hold its 4 rounds" in out, "1 accepted" in out) == (0, True, True)
-    code, out, _ = run("pending", server, "--json")
+    code, out, _ = command("pending", server, "--json")
     assert "the budget does not hold" in json.loads(out)["skipped"]["why"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ from budget_cast import HOUR, SMALL, START, Field
 from operations_cast import CLIENTS
 
 import secure_fu.deployment.exchange as exchange_package
-from secure_fu.cli import main
 from secure_fu.crypto.wire import decode
 from secure_fu.deletion import DeletionRequest, State, WindowState, read_deletion_policy, write_deletion_policy
 from secure_fu.deletion.certificates import Evidence, check_certificate, read_certificates
@@ -85,7 +83,7 @@ def test_a_window_that_the_budget_ends_is_given_up_and_holds_nothing_up(field):
     assert field.queue.windows(WindowState.EXECUTING) == []
 
 
-def test_both_commands_say_so(field, monkeypatch, capsys):
+def test_both_commands_say_so(field, monkeypatch, command):
     field.ask(0, at=START - 10)
     server = field.operated.server
     (server / "nodes.toml").write_text('sockets = ["nowhere"]')
@@ -100,24 +98,17 @@ def test_both_commands_say_so(field, monkeypatch, capsys):
     monkeypatch.setattr("time.time", lambda: START + 1)
     monkeypatch.setattr("time.sleep", lambda _: None)
 
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["secure-fu", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
     for _ in range(30):
-        code, out, err = run("unlearn", server)
+        code, out, err = command("unlearn", server)
         assert (code, "Traceback" in err) == (1, False)
         if out:
             break
-    for said in (out, run("pending", server)[1]):
+    for said in (out, command("pending", server)[1]):
         assert "GIVEN UP: window" in said
         assert "the budget does not hold its last 3 rounds" in said
         assert "its requests wait again" in said
         assert "found another whose clients know" in said
-    code, out, _ = run("pending", server, "--json")
+    code, out, _ = command("pending", server, "--json")
     (window,) = json.loads(out)["windows"]
     assert (window["state"], json.loads(out)["states"]) == ("given up", {"accepted": 1})
 
@@ -291,29 +282,22 @@ def test_a_window_that_was_executed_cannot_be_given_up(field):
     assert WindowFiles(field.operated.server).given_up(window.window_id) == ""
 
 
-def test_people_give_a_window_up_by_a_command_that_asks_no_node(field, monkeypatch, capsys):
+def test_people_give_a_window_up_by_a_command_that_asks_no_node(field, monkeypatch, command):
     first = field.ask(0, at=START - 10)
     server = field.operated.server
     monkeypatch.setattr("time.time", lambda: START + 2)
 
-    def unlearn(*arguments):
-        monkeypatch.setattr(sys, "argv", ["secure-fu", "unlearn", str(server), *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    code, _, err = unlearn("--give-up", "they refuse")
+    code, _, err = command("unlearn", server, "--give-up", "they refuse")
     assert code == 2
     assert "a window that was begun and not executed; there is none" in " ".join(err.split())
     with pytest.raises(RoundAborted):
         field.run(START + 1, exchange=Unopened(field.operated.nodes, after=1))
     charged = field.charged()
     for wrong in (["--give-up", " "], ["--give-up", "they\nrefuse"], ["--give-up", "they refuse", "--now"]):
-        code, _, err = unlearn(*wrong)
+        code, _, err = command("unlearn", server, *wrong)
         assert (code, "--give-up" in err, "Traceback" in err) == (2, True, False)
     assert [window.state for window in field.queue.windows()] == [WindowState.EXECUTING]
-    code, out, _ = unlearn("--give-up", "they refuse")
+    code, out, _ = command("unlearn", server, "--give-up", "they refuse")
     assert code == 0
     assert "GIVEN UP: window" in out
     assert "they refuse. The rounds that it had stay charged" in out
