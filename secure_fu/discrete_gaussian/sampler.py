@@ -44,6 +44,13 @@ class RandomStream(Protocol):
 def fresh_words(stream: RandomStream, count: int) -> NDArray[np.uint64]:
     """The next words of a stream as kernels take them: they check neither how many there are nor of what type.
 
+    Args:
+        stream: of independent, uniform 64-bit words.
+        count: how many.
+
+    Returns:
+        Shape (count,), uint64, not writeable.
+
     Raises:
         ArgumentError: the stream gave something else than `count` words.
     """
